@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package sentry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"redoubt.dev/api/errs"
+	"redoubt.dev/sandbox"
+	"redoubt.dev/sandbox/driver/sentry/internal/cgroup"
+	"redoubt.dev/sandbox/driver/sentry/internal/control"
+)
+
+// rootID is the container of the guest's first process. No container of a
+// pod can have it: their names begin with a letter or digit.
+const rootID = "_redoubt"
+
+// kernelName is what uname shows in every Sentry of this version.
+const kernelName = "Linux 4.19.0-gvisor"
+
+// box is one sandbox.
+type box struct {
+	d       *Driver
+	spec    sandbox.Spec
+	group   cgroup.Group
+	control control.Client
+	proc    *watched // the Sentry
+
+	mu         sync.Mutex
+	state      state
+	containers map[string]*container
+	destroyed  bool
+}
+
+var (
+	_ sandbox.Sandbox = (*box)(nil)
+	_ sandbox.Meter   = (*box)(nil)
+)
+
+// save writes the journal; the caller holds mu or is alone.
+func (b *box) save() error { return b.state.save(b.spec.Dir) }
+
+// connect prepares what needs a listening Sentry.
+func (b *box) connect(context.Context) error {
+	b.control = b.client()
+	b.containers = map[string]*container{}
+	return nil
+}
+
+// load reads the journal of an earlier process.
+func (b *box) load() (err error) {
+	if b.state, err = loadState(b.spec.Dir); err != nil {
+		return err
+	}
+	if b.state.ID != b.spec.ID || b.state.Cgroup != b.spec.Cgroup {
+		return &errs.Error{Kind: errs.Conflict, Subject: "sandbox " + b.spec.ID, Field: "Spec",
+			Expected: b.state.ID + " in " + b.state.Cgroup, Seen: b.spec.ID + " in " + b.spec.Cgroup,
+			Fix: "adopt a sandbox with the Spec that it was created with"}
+	}
+	b.group = b.d.groups.Group(b.state.Cgroup)
+	return nil
+}
+
+// adopt takes hold of the processes that the journal names.
+func (b *box) adopt(ctx context.Context) (err error) {
+	if b.state.Boot != bootID() {
+		return errors.New("the machine was restarted since")
+	}
+	if !b.state.Ready {
+		return errors.New("it was never finished")
+	}
+	if b.proc, err = watch(b.state.Sentry); err != nil {
+		return err
+	}
+	if err := b.connect(ctx); err != nil {
+		return err
+	}
+	if st, err := b.control.State(ctx, rootID); err != nil || st != control.Running {
+		return fmt.Errorf("the guest's first process is in state %d: %w", st, err)
+	}
+	for id := range b.state.Containers {
+		b.containers[id] = newContainer(b, id)
+	}
+	return nil
+}
+
+// Info tells what the sandbox is.
+func (b *box) Info() sandbox.Info {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return sandbox.Info{PID: b.state.Sentry.PID, Kernel: kernelName, Binary: b.state.Binary}
+}
+
+// Find gives a container of the sandbox.
+func (b *box) Find(_ context.Context, id string) (sandbox.Container, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if c := b.containers[id]; c != nil {
+		return c, nil
+	}
+	return nil, &errs.Error{Kind: errs.NotFound, Subject: fmt.Sprintf("container %s of sandbox %s", id, b.spec.ID)}
+}
+
+// Wait returns when the Sentry has ended.
+func (b *box) Wait(ctx context.Context) error {
+	select {
+	case <-b.proc.done:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// Usage is what the pod's control group counts: Sentry, application, helper.
+func (b *box) Usage(context.Context) (sandbox.Usage, error) { return b.group.Usage() }
+
+// Destroy undoes all that the journal tells. A Sentry that is killed takes
+// all of the application along: the processes that the application's threads
+// run in are children of its PID namespace, which the kernel ends with it.
+func (b *box) Destroy(ctx context.Context) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.destroyed {
+		return nil
+	}
+	if b.proc == nil && b.state.Boot == bootID() {
+		w, err := watch(b.state.Sentry)
+		if err != nil && !errors.Is(err, errs.NotFound) {
+			return err
+		}
+		b.proc = w
+	}
+	if b.proc != nil {
+		if err := b.proc.kill(); err != nil {
+			return fmt.Errorf("kill sandbox %s: %w", b.spec.ID, err)
+		}
+		select {
+		case <-b.proc.done:
+		case <-ctx.Done():
+			return fmt.Errorf("sandbox %s does not die: %w", b.spec.ID, context.Cause(ctx))
+		}
+		b.proc.fd.Close()
+	}
+	if b.state.Cgroup != "" {
+		if err := b.d.groups.Group(b.state.Cgroup).Remove(ctx); err != nil {
+			return err
+		}
+	}
+	// The journal goes last: until here, Destroy can be called again by
+	// whoever comes after us.
+	for _, f := range []string{controlSock, logFile, "." + stateFile, stateFile} {
+		if err := os.Remove(filepath.Join(b.spec.Dir, f)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+	}
+	b.destroyed = true
+	return nil
+}

@@ -1,0 +1,347 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package sentry
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"math"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"redoubt.dev/api/errs"
+	"redoubt.dev/sandbox/driver/sentry/internal/bootdoc"
+	"redoubt.dev/sandbox/driver/sentry/internal/cgroup"
+	"redoubt.dev/sandbox/driver/sentry/internal/control"
+	"redoubt.dev/sandbox/driver/sentry/internal/tinyelf"
+	"redoubt.dev/sandbox/image"
+)
+
+// nobody is who the Sentry is, inside and outside of its user namespace.
+const nobody = 65534
+
+// Capabilities that the Sentry holds inside its own user namespace until it
+// has made its empty root; it drops all before it boots (package guest).
+const (
+	capSetPCap   = 8  // to empty the bounding set
+	capSysChroot = 18 // pivot_root
+	capSysAdmin  = 21 // mount, in its own mount namespace
+)
+
+// launch makes a sandbox, step by step; each is undone by Destroy.
+func (b *box) launch(ctx context.Context) error {
+	if err := b.save(); err != nil { // from here on, whatever is made can be found
+		return err
+	}
+	b.group = b.d.groups.Group(b.spec.Cgroup)
+	if err := b.group.Make(b.spec.Limits); err != nil {
+		return err
+	}
+	s, err := b.start(ctx)
+	if err != nil {
+		return err
+	}
+	defer s.close()
+	if err := b.confine(); err != nil {
+		return err
+	}
+	if err := s.openGate(); err != nil {
+		return err
+	}
+	if err := s.awaitReady(ctx, b.d.conf.BootTimeout); err != nil {
+		return fmt.Errorf("%w%s", err, b.lastWords())
+	}
+	if err := b.connect(ctx); err != nil {
+		return err
+	}
+	if err := b.control.StartRoot(ctx, rootID); err != nil {
+		return fmt.Errorf("%w%s", err, b.lastWords())
+	}
+	b.state.Ready = true
+	return b.save()
+}
+
+// starting holds the driver's ends while a Sentry starts.
+type starting struct {
+	gate  *os.File
+	ready *os.File
+}
+
+func (s *starting) close() {
+	s.gate.Close()
+	s.ready.Close()
+}
+
+// openGate lets the Sentry boot.
+func (s *starting) openGate() error {
+	if _, err := s.gate.Write([]byte{1}); err != nil {
+		return &errs.Error{Kind: errs.Unavailable, Subject: "sandbox", Expected: "a Sentry at its gate", Err: err}
+	}
+	return nil
+}
+
+// awaitReady returns when the Sentry listens.
+func (s *starting) awaitReady(ctx context.Context, timeout time.Duration) error {
+	deadline := time.Now().Add(timeout)
+	if d, ok := ctx.Deadline(); ok && d.Before(deadline) {
+		deadline = d
+	}
+	if err := s.ready.SetReadDeadline(deadline); err != nil {
+		return err
+	}
+	stop := context.AfterFunc(ctx, func() { _ = s.ready.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
+	if n, err := s.ready.Read(make([]byte, 1)); n != 1 {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		return &errs.Error{Kind: errs.Unavailable, Subject: "sandbox", Expected: "a booted Sentry", Err: err}
+	}
+	return nil
+}
+
+// start runs the Sentry's process up to its gate.
+func (b *box) start(ctx context.Context) (_ *starting, err error) {
+	s := &starting{}
+	var mine, theirs []*os.File
+	defer func() {
+		closeAll(theirs)
+		if err != nil {
+			closeAll(mine)
+		}
+	}()
+	readyR, readyW, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	mine, theirs = append(mine, readyR), append(theirs, readyW)
+	gateR, gateW, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	mine, theirs = append(mine, gateW), append(theirs, gateR)
+	s.ready, s.gate = readyR, gateW
+
+	doc, err := b.document()
+	if err != nil {
+		return nil, err
+	}
+	theirs = append(theirs, doc)
+	sock, err := b.listenLater()
+	if err != nil {
+		return nil, err
+	}
+	theirs = append(theirs, sock)
+	pause, err := program("pause", tinyelf.Pause)
+	if err != nil {
+		return nil, err
+	}
+	theirs = append(theirs, pause)
+	unmount, err := program("unmount", tinyelf.Unmount)
+	if err != nil {
+		return nil, err
+	}
+	theirs = append(theirs, unmount)
+	root, err := frozen("root", 0, 0o444, func(f *os.File) error {
+		_, err := image.Empty(f)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	theirs = append(theirs, root)
+	log, err := os.OpenFile(filepath.Join(b.spec.Dir, logFile), os.O_WRONLY|os.O_CREATE|os.O_APPEND|os.O_TRUNC, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	theirs = append(theirs, log)
+
+	files := make([]*os.File, bootdoc.Count)
+	for fd, f := range map[int]*os.File{
+		bootdoc.DocFD: doc, bootdoc.ControlFD: sock, bootdoc.ReadyFD: readyW, bootdoc.GateFD: gateR,
+		bootdoc.PauseFD: pause, bootdoc.RootFD: root, bootdoc.UnmountFD: unmount,
+	} {
+		files[fd-bootdoc.DocFD] = f
+	}
+	return s, b.exec(log, files)
+}
+
+// exec starts the process in its namespaces and notes it in the journal.
+func (b *box) exec(log *os.File, files []*os.File) error {
+	empty, err := b.d.emptyNetNS()
+	if err != nil {
+		return err
+	}
+	cmd := exec.Command(fmt.Sprintf("/proc/self/fd/%d", b.d.bin.Fd()), "boot", b.spec.ID) // the measured file, whatever its path holds now
+	cmd.Args[0] = "redoubt-sentry"
+	cmd.Env = []string{}
+	cmd.Dir = "/"
+	cmd.Stderr = log
+	cmd.ExtraFiles = files
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Setsid: true, // signals to the node's terminal are not for the pod
+		Cloneflags: syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS | syscall.CLONE_NEWPID |
+			syscall.CLONE_NEWIPC | syscall.CLONE_NEWUTS,
+		UidMappings: []syscall.SysProcIDMap{{ContainerID: nobody, HostID: nobody, Size: 1}},
+		GidMappings: []syscall.SysProcIDMap{{ContainerID: nobody, HostID: nobody, Size: 1}},
+		Credential:  &syscall.Credential{Uid: nobody, Gid: nobody},
+		AmbientCaps: []uintptr{capSysAdmin, capSysChroot, capSetPCap},
+	}
+	// A child inherits the network namespace of the thread that makes it.
+	if err := inNetNS(empty, cmd.Start); err != nil {
+		return &errs.Error{Kind: errs.Unavailable, Subject: "sandbox", Expected: "a started redoubt-sentry", Err: err}
+	}
+	pid := cmd.Process.Pid
+	b.state.Sentry = process{PID: pid, Start: startOf(pid)}
+	_ = cmd.Process.Release() // watch.go waits for it, as it must for adopted ones
+	if b.proc, err = watch(b.state.Sentry); err != nil {
+		return err
+	}
+	return b.save()
+}
+
+// confine puts the Sentry into its control group.
+func (b *box) confine() error { return b.group.Join(b.state.Sentry.PID) }
+
+// document writes what the Sentry has to know.
+func (b *box) document() (*os.File, error) {
+	total, err := totalMemory()
+	if err != nil {
+		return nil, err
+	}
+	d := bootdoc.Doc{
+		ID: b.spec.ID, Root: rootID, Hostname: b.spec.Hostname,
+		CPUs: runtime.NumCPU(), CPUQuotaMicros: -1, CPUPeriodMicros: cgroup.Period.Microseconds(),
+		MemoryBytes: total, HostMemoryBytes: total,
+		SharedSlots: b.d.conf.SharedSlots, Debug: b.d.conf.AllowDebugLog,
+	}
+	if l := b.spec.Limits.MemoryBytes; l > 0 && uint64(l) < total {
+		d.MemoryBytes = uint64(l)
+	}
+	if m := b.spec.Limits.CPUMillis; m > 0 {
+		d.CPUQuotaMicros = m * cgroup.Period.Microseconds() / 1000
+		// Below two processors programs leave out locks that they need
+		// on the machine that they really run on.
+		d.CPUs = min(d.CPUs, max(2, int(math.Ceil(float64(m)/1000))))
+	}
+	data, err := json.Marshal(d)
+	if err != nil {
+		return nil, err
+	}
+	return frozen("document", 0, 0o444, func(f *os.File) error {
+		_, err := f.Write(data)
+		return err
+	})
+}
+
+// totalMemory is the machine's.
+func totalMemory() (uint64, error) {
+	var si unix.Sysinfo_t
+	if err := unix.Sysinfo(&si); err != nil {
+		return 0, err
+	}
+	return uint64(si.Totalram) * uint64(si.Unit), nil
+}
+
+// listenLater binds the control socket. The Sentry itself listens on it, when
+// there is something to talk to. It lies in a directory of root's.
+func (b *box) listenLater() (*os.File, error) {
+	path := filepath.Join(b.spec.Dir, controlSock)
+	if err := os.Remove(path); err != nil && !os.IsNotExist(err) {
+		return nil, err
+	}
+	dir, err := os.Open(b.spec.Dir)
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, err
+	}
+	// Through the directory's descriptor: an address holds 107 bytes only.
+	addr := fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), controlSock)
+	if err := unix.Bind(fd, &unix.SockaddrUnix{Name: addr}); err != nil {
+		unix.Close(fd)
+		return nil, fmt.Errorf("bind control socket: %w", err)
+	}
+	return os.NewFile(uintptr(fd), path), nil
+}
+
+func (b *box) client() control.Client {
+	return control.Client{Path: filepath.Join(b.spec.Dir, controlSock)}
+}
+
+// memfd makes a file in memory.
+func memfd(name string, flags int) (*os.File, error) {
+	fd, err := unix.MemfdCreate("redoubt-"+name, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING|flags)
+	if err != nil {
+		return nil, fmt.Errorf("make memory file: %w", err)
+	}
+	return os.NewFile(uintptr(fd), name), nil
+}
+
+// frozen makes a memory file, has it filled, and gives it back immutable for
+// everyone who ever holds it, opened for reading only.
+func frozen(name string, flags int, mode os.FileMode, fill func(*os.File) error) (*os.File, error) {
+	f, err := memfd(name, flags)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	if err := fill(f); err != nil {
+		return nil, err
+	}
+	if err := f.Chmod(mode); err != nil {
+		return nil, err
+	}
+	const all = unix.F_SEAL_SEAL | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_WRITE
+	if _, err := unix.FcntlInt(f.Fd(), unix.F_ADD_SEALS, all); err != nil {
+		return nil, fmt.Errorf("seal memory file: %w", err)
+	}
+	return os.Open(fmt.Sprintf("/proc/self/fd/%d", f.Fd()))
+}
+
+// program puts a tiny program into a memory file.
+func program(name string, build func() ([]byte, error)) (*os.File, error) {
+	return frozen(name, unix.MFD_EXEC, 0o555, func(f *os.File) error {
+		code, err := build()
+		if err == nil {
+			_, err = f.Write(code)
+		}
+		return err
+	})
+}
+
+// lastWords gives the end of what a Sentry said before it died.
+func (b *box) lastWords() string {
+	f, err := os.Open(filepath.Join(b.spec.Dir, logFile))
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	buf := make([]byte, 2048)
+	if st, err := f.Stat(); err == nil && st.Size() > int64(len(buf)) {
+		_, _ = f.Seek(-int64(len(buf)), 2)
+	}
+	n, _ := f.Read(buf)
+	if words := strings.TrimSpace(string(buf[:n])); words != "" {
+		return fmt.Sprintf(" (the Sentry said: %q)", words)
+	}
+	return ""
+}
+
+func closeAll(files []*os.File) {
+	for _, f := range files {
+		f.Close()
+	}
+}
+

@@ -1,0 +1,120 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package sentry
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+
+	"redoubt.dev/api/errs"
+)
+
+const (
+	stateFile   = "state.json"
+	controlSock = "control.sock"
+	logFile     = "sentry.log"
+	maxState    = 4 << 20
+)
+
+// state is the journal of one sandbox: all that was made for it, written
+// before it is made. Whoever reads it can undo everything.
+type state struct {
+	ID     string  `json:"id"`
+	Boot   string  `json:"boot"` // boot of the machine; a process id means nothing in another one
+	Cgroup string  `json:"cgroup"`
+	Binary string  `json:"binary"` // digest of what runs
+	Sentry process `json:"sentry"`
+	Gofer  process `json:"gofer"`
+	Ready  bool    `json:"ready"` // the guest's first process runs
+	// Shared maps names of pod-wide volumes to their slots.
+	Shared     map[string]int     `json:"shared,omitempty"`
+	Containers map[string]*record `json:"containers,omitempty"`
+}
+
+// record is one container.
+type record struct {
+	Started bool `json:"started"`
+}
+
+// process identifies a process for good: a number is used again, a number
+// with its start time is not.
+type process struct {
+	PID   int    `json:"pid,omitempty"`
+	Start uint64 `json:"start,omitempty"` // clock ticks after boot, /proc/PID/stat field 22
+}
+
+var bootID = sync.OnceValue(func() string {
+	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
+	if err != nil {
+		return "unknown"
+	}
+	return strings.TrimSpace(string(b))
+})
+
+// startOf reads when a process started; 0 when there is none.
+func startOf(pid int) uint64 {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0
+	}
+	// The name in parentheses may hold anything, also parentheses.
+	_, rest, ok := strings.Cut(string(b[max(0, strings.LastIndexByte(string(b), ')')):]), " ")
+	fields := strings.Fields(rest)
+	if !ok || len(fields) < 20 {
+		return 0
+	}
+	n, err := strconv.ParseUint(fields[19], 10, 64)
+	if err != nil {
+		return 0
+	}
+	return n
+}
+
+// save writes the journal in one step: old or new, never half.
+func (s *state) save(dir string) error {
+	b, err := json.Marshal(s)
+	if err != nil {
+		return err
+	}
+	tmp := filepath.Join(dir, "."+stateFile)
+	// No fsync: the journal has to survive this process, not the machine,
+	// after whose restart nothing of the sandbox is left anyway.
+	if err := os.WriteFile(tmp, b, 0o600); err != nil {
+		return fmt.Errorf("write journal: %w", err)
+	}
+	return os.Rename(tmp, filepath.Join(dir, stateFile))
+}
+
+// loadState reads a journal back.
+func loadState(dir string) (state, error) {
+	var s state
+	f, err := os.Open(filepath.Join(dir, stateFile))
+	if errors.Is(err, os.ErrNotExist) {
+		return s, &errs.Error{Kind: errs.NotFound, Subject: "sandbox in " + dir}
+	}
+	if err != nil {
+		return s, err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxState+1))
+	if err != nil {
+		return s, err
+	}
+	if len(b) > maxState {
+		return s, &errs.Error{Kind: errs.TooLarge, Subject: f.Name()}
+	}
+	if err := json.Unmarshal(b, &s); err != nil {
+		return s, &errs.Error{Kind: errs.Invalid, Subject: f.Name(), Err: err}
+	}
+	if s.Containers == nil {
+		s.Containers = map[string]*record{}
+	}
+	return s, nil
+}
