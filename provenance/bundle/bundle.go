@@ -217,3 +217,7 @@ func invalid(field, expected, seen string) error {
 	}
 	return &errs.Error{Kind: errs.Invalid, Subject: "bundle", Field: field, Expected: expected, Seen: seen}
 }
+
+// Decode reads JSON of unknown honesty into v as Parse does: no key twice, no
+// field in another case.
+func Decode(raw []byte, v any) error { return strictjson.Decode(raw, v) }

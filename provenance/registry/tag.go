@@ -75,9 +75,12 @@ func (s *Store) admit(ctx context.Context, ref artifact.Ref, d artifact.Digest, 
 		return nil
 	}
 	if s.gate == nil {
-		return &errs.Error{Kind: errs.Denied, Subject: ref.String(), Field: "gate", Expected: "a gate that admits the image", Seen: "no gate", Fix: "open the registry with a gate"}
+		return refused{&errs.Error{Kind: errs.Denied, Subject: ref.String(), Field: "gate", Expected: "a gate that admits the image", Seen: "no gate", Fix: "open the registry with a gate"}}
 	}
-	return s.gate.Admit(ctx, ref, d)
+	if err := s.gate.Admit(ctx, ref, d); err != nil {
+		return refused{err}
+	}
+	return nil
 }
 
 // moveTag sets the tag when it still names before; done is false when not.

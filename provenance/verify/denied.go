@@ -50,3 +50,6 @@ func (d *Denied) Error() string {
 
 // Unwrap gives the kind, so that errors.Is and errs.KindOf see it.
 func (d *Denied) Unwrap() error { return d.Kind }
+
+// Detail gives d to programs that get it over HTTP.
+func (d *Denied) Detail() any { return d }
