@@ -62,6 +62,9 @@ func (b *box) launch(ctx context.Context) error {
 	if err := b.connect(ctx); err != nil {
 		return err
 	}
+	if err := b.giveNetwork(ctx); err != nil {
+		return err
+	}
 	if err := b.control.StartRoot(ctx, rootID); err != nil {
 		return fmt.Errorf("%w%s", err, b.lastWords())
 	}
@@ -344,4 +347,3 @@ func closeAll(files []*os.File) {
 		f.Close()
 	}
 }
-
