@@ -3,10 +3,18 @@
 package manifest
 
 import (
+	"cmp"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"maps"
+	"slices"
+
 	appsv1 "k8s.io/api/apps/v1"
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"redoubt.dev/api/artifact"
 	"redoubt.dev/api/policy"
@@ -61,14 +69,71 @@ func (s *Set) Source(k Key) (src Source, ok bool) {
 }
 
 // Keys lists all objects in order of kind, namespace, name.
-func (s *Set) Keys() []Key { return nil }
+func (s *Set) Keys() []Key {
+	return slices.SortedFunc(maps.Keys(s.sources), compareKeys)
+}
+
+func compareKeys(a, b Key) int {
+	return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Namespace, b.Namespace), cmp.Compare(a.Name, b.Name))
+}
 
 // Digest is the digest of the set's canonical JSON: equal for equal
 // declarations, however they were spread over files. It covers Secrets, so it
 // does not belong where those who may not read them could test guesses.
-func (s *Set) Digest() artifact.Digest { return artifact.Digest{} }
+func (s *Set) Digest() artifact.Digest {
+	h := sha256.New()
+	enc := json.NewEncoder(h) // Go's JSON of these types is canonical: fields in order, maps sorted
+	for _, part := range []any{s.Namespaces, s.ServiceAccounts, s.ConfigMaps, s.Secrets, s.Services, s.Pods, s.Deployments,
+		s.StatefulSets, s.Jobs, s.NetworkPolicies, s.TrustPolicies} {
+		mustEncode(enc, part)
+	}
+	for _, p := range s.Authorizations {
+		mustEncode(enc, []any{"AuthorizationPolicy", p.Namespace, p.Name, compile.CanonicalJSON(p.Spec)})
+	}
+	for _, p := range s.PeerAuths {
+		mustEncode(enc, []any{"PeerAuthentication", p.Namespace, p.Name, compile.CanonicalJSON(p.Spec)})
+	}
+	d, err := artifact.ParseDigest("sha256:" + hex.EncodeToString(h.Sum(nil)))
+	if err != nil {
+		panic("manifest: " + err.Error())
+	}
+	return d
+}
 
-// Check finds references between objects that lead nowhere: a ConfigMap, a
-// Secret, a ServiceAccount that is not in the set and not optional. It is apart from Load because
-// what is applied later may complete it.
-func (s *Set) Check() error { return nil }
+// mustEncode panics where only a type of ours without JSON could fail.
+func mustEncode(enc *json.Encoder, v any) {
+	if err := enc.Encode(v); err != nil {
+		panic("manifest: " + err.Error())
+	}
+}
+
+// sort puts every slice in order of namespace and name.
+func (s *Set) sort() {
+	sortObjects(s.Namespaces)
+	sortObjects(s.ServiceAccounts)
+	sortObjects(s.ConfigMaps)
+	sortObjects(s.Secrets)
+	sortObjects(s.Services)
+	sortObjects(s.Pods)
+	sortObjects(s.Deployments)
+	sortObjects(s.StatefulSets)
+	sortObjects(s.Jobs)
+	sortObjects(s.NetworkPolicies)
+	slices.SortFunc(s.Authorizations, func(a, b compile.AuthorizationPolicy) int {
+		return byName(a.Namespace, a.Name, b.Namespace, b.Name)
+	})
+	slices.SortFunc(s.PeerAuths, func(a, b compile.PeerAuthentication) int {
+		return byName(a.Namespace, a.Name, b.Namespace, b.Name)
+	})
+	slices.SortFunc(s.TrustPolicies, func(a, b policy.TrustPolicy) int {
+		return byName(a.Namespace, a.Name, b.Namespace, b.Name)
+	})
+}
+
+func sortObjects[T metav1.Object](list []T) {
+	slices.SortFunc(list, func(a, b T) int { return byName(a.GetNamespace(), a.GetName(), b.GetNamespace(), b.GetName()) })
+}
+
+func byName(ns, name, ns2, name2 string) int {
+	return cmp.Or(cmp.Compare(ns, ns2), cmp.Compare(name, name2))
+}
