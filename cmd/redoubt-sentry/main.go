@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Command redoubt-sentry is one pod's sandbox: a kernel in user space and the
-// application on it. The sandbox driver starts it with descriptors and a boot
+// application on it (role boot), or the server of the files that such a pod
+// sees live of its host (role gofer). The sandbox driver starts it with descriptors and a boot
 // document; it is of no use from a shell.
 //
 // Exit codes: 0 never, 1 the sandbox failed or its first process ended, 2 it
@@ -24,6 +25,8 @@ func main() {
 	switch os.Args[1] {
 	case "boot":
 		err = guest.Boot()
+	case "gofer":
+		err = guest.Gofer()
 	default:
 		fmt.Fprintf(os.Stderr, "redoubt-sentry: unknown role %q\n", os.Args[1])
 		os.Exit(2)

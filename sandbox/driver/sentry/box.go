@@ -30,6 +30,7 @@ type box struct {
 	group   cgroup.Group
 	control control.Client
 	proc    *watched // the Sentry
+	gofer   *watched // nil when no volume of the host is mounted; guarded by mu
 
 	mu         sync.Mutex
 	state      state
@@ -83,6 +84,9 @@ func (b *box) adopt(ctx context.Context) (err error) {
 	if st, err := b.control.State(ctx, rootID); err != nil || st != control.Running {
 		return fmt.Errorf("the guest's first process is in state %d: %w", st, err)
 	}
+	if b.gofer, err = watch(b.state.Gofer); err != nil && !errors.Is(err, errs.NotFound) {
+		return err
+	}
 	for id := range b.state.Containers {
 		b.containers[id] = newContainer(b, id)
 	}
@@ -128,23 +132,13 @@ func (b *box) Destroy(ctx context.Context) error {
 	if b.destroyed {
 		return nil
 	}
-	if b.proc == nil && b.state.Boot == bootID() {
-		w, err := watch(b.state.Sentry)
-		if err != nil && !errors.Is(err, errs.NotFound) {
+	for _, p := range []struct {
+		held **watched
+		note process
+	}{{&b.proc, b.state.Sentry}, {&b.gofer, b.state.Gofer}} {
+		if err := b.end(ctx, p.held, p.note); err != nil {
 			return err
 		}
-		b.proc = w
-	}
-	if b.proc != nil {
-		if err := b.proc.kill(); err != nil {
-			return fmt.Errorf("kill sandbox %s: %w", b.spec.ID, err)
-		}
-		select {
-		case <-b.proc.done:
-		case <-ctx.Done():
-			return fmt.Errorf("sandbox %s does not die: %w", b.spec.ID, context.Cause(ctx))
-		}
-		b.proc.fd.Close()
 	}
 	if b.state.Cgroup != "" {
 		if err := b.d.groups.Group(b.state.Cgroup).Remove(ctx); err != nil {
@@ -153,11 +147,51 @@ func (b *box) Destroy(ctx context.Context) error {
 	}
 	// The journal goes last: until here, Destroy can be called again by
 	// whoever comes after us.
-	for _, f := range []string{controlSock, logFile, "." + stateFile, stateFile} {
+	if err := b.sweep(); err != nil {
+		return err
+	}
+	b.destroyed = true
+	return nil
+}
+
+// end kills a process that the journal names and waits for its end.
+func (b *box) end(ctx context.Context, held **watched, note process) error {
+	if *held == nil && b.state.Boot == bootID() {
+		w, err := watch(note)
+		if err != nil && !errors.Is(err, errs.NotFound) {
+			return err
+		}
+		*held = w
+	}
+	w := *held
+	if w == nil {
+		return nil
+	}
+	if err := w.kill(); err != nil {
+		return fmt.Errorf("kill process %d of sandbox %s: %w", w.pid, b.spec.ID, err)
+	}
+	select {
+	case <-w.done:
+		return w.fd.Close()
+	case <-ctx.Done():
+		return fmt.Errorf("process %d of sandbox %s does not die: %w", w.pid, b.spec.ID, context.Cause(ctx))
+	}
+}
+
+// sweep removes all files that a sandbox has in its directory.
+func (b *box) sweep() error {
+	names := []string{controlSock, goferSock, logFile}
+	scratch, err := filepath.Glob(filepath.Join(b.spec.Dir, ".scratch-*"))
+	if err != nil {
+		return err
+	}
+	for _, s := range scratch {
+		names = append(names, filepath.Base(s))
+	}
+	for _, f := range append(names, "."+stateFile, stateFile) {
 		if err := os.Remove(filepath.Join(b.spec.Dir, f)); err != nil && !errors.Is(err, os.ErrNotExist) {
 			return err
 		}
 	}
-	b.destroyed = true
 	return nil
 }

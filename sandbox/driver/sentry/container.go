@@ -35,41 +35,55 @@ func newContainer(b *box, id string) *container { return &container{b: b, id: id
 // Add makes a container. All files that it needs are opened here, and go to
 // the Sentry with Start.
 func (b *box) Add(ctx context.Context, spec sandbox.ContainerSpec) (sandbox.Container, error) {
-	c, err := b.prepare(spec)
-	if err != nil {
-		return nil, fmt.Errorf("add container %s to sandbox %s: %w", spec.ID, b.spec.ID, err)
-	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	err = b.addLocked(ctx, c, spec)
+	c, err := b.addLocked(ctx, spec)
 	if err != nil {
-		closeAll(c.files)
 		return nil, fmt.Errorf("add container %s to sandbox %s: %w", spec.ID, b.spec.ID, err)
 	}
 	return c, nil
 }
 
-func (b *box) addLocked(ctx context.Context, c *container, spec sandbox.ContainerSpec) error {
+func (b *box) addLocked(ctx context.Context, spec sandbox.ContainerSpec) (*container, error) {
 	if b.destroyed || b.proc.ended() {
-		return &errs.Error{Kind: errs.NotFound, Subject: "sandbox " + b.spec.ID, Seen: "it has ended"}
+		return nil, &errs.Error{Kind: errs.NotFound, Subject: "sandbox " + b.spec.ID, Seen: "it has ended"}
 	}
-	if b.containers[c.id] != nil {
-		return &errs.Error{Kind: errs.Exists, Subject: "container " + c.id}
+	if err := checkContainer(spec); err != nil {
+		return nil, err
 	}
-	b.state.Containers[c.id] = &record{}
+	if b.containers[spec.ID] != nil {
+		return nil, &errs.Error{Kind: errs.Exists, Subject: "container " + spec.ID}
+	}
+	rec := &record{}
+	b.state.Containers[spec.ID] = rec
 	if err := b.save(); err != nil {
-		return err
+		return nil, err
 	}
-	var terminal *os.File
-	if spec.OCI.Process.Terminal {
-		terminal = spec.Stdio[0]
+	c, err := b.prepare(ctx, spec, rec)
+	if err == nil {
+		var terminal *os.File
+		if spec.OCI.Process.Terminal {
+			terminal = spec.Stdio[0]
+		}
+		if err = b.control.Create(ctx, c.id, terminal); err != nil {
+			closeAll(c.files)
+		}
 	}
-	if err := b.control.Create(ctx, c.id, terminal); err != nil {
-		delete(b.state.Containers, c.id)
-		return errors.Join(err, b.save())
+	if err != nil {
+		return nil, errors.Join(err, b.forget(spec.ID))
 	}
 	b.containers[c.id] = c
-	return nil
+	return c, nil
+}
+
+// forget drops a container from the journal and its volumes from the gofer.
+// The caller holds mu.
+func (b *box) forget(id string) error {
+	if err := b.releaseVolumes(b.state.Containers[id]); err != nil {
+		return err
+	}
+	delete(b.state.Containers, id)
+	return b.save()
 }
 
 // Start runs the container's first process.
@@ -122,11 +136,10 @@ func (c *container) Delete(ctx context.Context) error {
 		}
 	}
 	delete(c.b.containers, c.id)
-	delete(c.b.state.Containers, c.id)
 	if c.b.destroyed {
 		return nil
 	}
-	return c.b.save()
+	return c.b.forget(c.id)
 }
 
 // waiter asks the Sentry once for the end of a process and keeps the answer,

@@ -83,7 +83,21 @@ func (s *starting) close() {
 	s.ready.Close()
 }
 
-// openGate lets the Sentry boot.
+// newStarting makes the pipes of a start, and gives the child's ends.
+func newStarting() (s *starting, ready, gate *os.File, err error) {
+	s = &starting{}
+	if s.ready, ready, err = os.Pipe(); err != nil {
+		return nil, nil, nil, err
+	}
+	if gate, s.gate, err = os.Pipe(); err != nil {
+		s.ready.Close()
+		ready.Close()
+		return nil, nil, nil, err
+	}
+	return s, ready, gate, nil
+}
+
+// openGate lets the child go on.
 func (s *starting) openGate() error {
 	if _, err := s.gate.Write([]byte{1}); err != nil {
 		return &errs.Error{Kind: errs.Unavailable, Subject: "sandbox", Expected: "a Sentry at its gate", Err: err}
@@ -113,32 +127,23 @@ func (s *starting) awaitReady(ctx context.Context, timeout time.Duration) error 
 
 // start runs the Sentry's process up to its gate.
 func (b *box) start(ctx context.Context) (_ *starting, err error) {
-	s := &starting{}
-	var mine, theirs []*os.File
+	s, readyW, gateR, err := newStarting()
+	if err != nil {
+		return nil, err
+	}
+	theirs := []*os.File{readyW, gateR}
 	defer func() {
 		closeAll(theirs)
 		if err != nil {
-			closeAll(mine)
+			s.close()
 		}
 	}()
-	readyR, readyW, err := os.Pipe()
-	if err != nil {
-		return nil, err
-	}
-	mine, theirs = append(mine, readyR), append(theirs, readyW)
-	gateR, gateW, err := os.Pipe()
-	if err != nil {
-		return nil, err
-	}
-	mine, theirs = append(mine, gateW), append(theirs, gateR)
-	s.ready, s.gate = readyR, gateW
-
 	doc, err := b.document()
 	if err != nil {
 		return nil, err
 	}
 	theirs = append(theirs, doc)
-	sock, err := b.listenLater()
+	sock, err := b.bind(controlSock) // the Sentry listens, once there is something to talk to
 	if err != nil {
 		return nil, err
 	}
@@ -177,38 +182,46 @@ func (b *box) start(ctx context.Context) (_ *starting, err error) {
 	return s, b.exec(log, files)
 }
 
-// exec starts the process in its namespaces and notes it in the journal.
-func (b *box) exec(log *os.File, files []*os.File) error {
-	empty, err := b.d.emptyNetNS()
+// exec starts the Sentry and notes it in the journal.
+func (b *box) exec(log *os.File, files []*os.File) (err error) {
+	self := []syscall.SysProcIDMap{{ContainerID: nobody, HostID: nobody, Size: 1}}
+	b.state.Sentry, err = b.spawn("boot", log, files, &syscall.SysProcAttr{
+		UidMappings: self, GidMappings: self,
+		Credential:  &syscall.Credential{Uid: nobody, Gid: nobody},
+		AmbientCaps: []uintptr{capSysAdmin, capSysChroot, capSetPCap},
+	})
 	if err != nil {
 		return err
 	}
-	cmd := exec.Command(fmt.Sprintf("/proc/self/fd/%d", b.d.bin.Fd()), "boot", b.spec.ID) // the measured file, whatever its path holds now
+	if b.proc, err = watch(b.state.Sentry); err != nil {
+		return err
+	}
+	return b.save()
+}
+
+// spawn starts the measured binary in a role of its, in namespaces of its
+// own, with nothing of ours but the given files.
+func (b *box) spawn(role string, log *os.File, files []*os.File, attr *syscall.SysProcAttr) (process, error) {
+	empty, err := b.d.emptyNetNS()
+	if err != nil {
+		return process{}, err
+	}
+	cmd := exec.Command(fmt.Sprintf("/proc/self/fd/%d", b.d.bin.Fd()), role, b.spec.ID) // whatever its path holds now
 	cmd.Args[0] = "redoubt-sentry"
 	cmd.Env = []string{}
 	cmd.Dir = "/"
 	cmd.Stderr = log
 	cmd.ExtraFiles = files
-	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Setsid: true, // signals to the node's terminal are not for the pod
-		Cloneflags: syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS | syscall.CLONE_NEWPID |
-			syscall.CLONE_NEWIPC | syscall.CLONE_NEWUTS,
-		UidMappings: []syscall.SysProcIDMap{{ContainerID: nobody, HostID: nobody, Size: 1}},
-		GidMappings: []syscall.SysProcIDMap{{ContainerID: nobody, HostID: nobody, Size: 1}},
-		Credential:  &syscall.Credential{Uid: nobody, Gid: nobody},
-		AmbientCaps: []uintptr{capSysAdmin, capSysChroot, capSetPCap},
-	}
+	attr.Setsid = true // signals to the node's terminal are not for the pod
+	attr.Cloneflags = syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS | syscall.CLONE_NEWPID | syscall.CLONE_NEWIPC | syscall.CLONE_NEWUTS
+	cmd.SysProcAttr = attr
 	// A child inherits the network namespace of the thread that makes it.
 	if err := inNetNS(empty, cmd.Start); err != nil {
-		return &errs.Error{Kind: errs.Unavailable, Subject: "sandbox", Expected: "a started redoubt-sentry", Err: err}
+		return process{}, &errs.Error{Kind: errs.Unavailable, Subject: "sandbox", Expected: "a started redoubt-sentry", Err: err}
 	}
 	pid := cmd.Process.Pid
-	b.state.Sentry = process{PID: pid, Start: startOf(pid)}
 	_ = cmd.Process.Release() // watch.go waits for it, as it must for adopted ones
-	if b.proc, err = watch(b.state.Sentry); err != nil {
-		return err
-	}
-	return b.save()
+	return process{PID: pid, Start: startOf(pid)}, nil
 }
 
 // confine puts the Sentry into its control group.
@@ -254,10 +267,9 @@ func totalMemory() (uint64, error) {
 	return uint64(si.Totalram) * uint64(si.Unit), nil
 }
 
-// listenLater binds the control socket. The Sentry itself listens on it, when
-// there is something to talk to. It lies in a directory of root's.
-func (b *box) listenLater() (*os.File, error) {
-	path := filepath.Join(b.spec.Dir, controlSock)
+// bind makes a socket in the sandbox's directory, where only root can go.
+func (b *box) bind(name string) (*os.File, error) {
+	path := filepath.Join(b.spec.Dir, name)
 	if err := os.Remove(path); err != nil && !os.IsNotExist(err) {
 		return nil, err
 	}
@@ -271,10 +283,10 @@ func (b *box) listenLater() (*os.File, error) {
 		return nil, err
 	}
 	// Through the directory's descriptor: an address holds 107 bytes only.
-	addr := fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), controlSock)
+	addr := fmt.Sprintf("/proc/self/fd/%d/%s", dir.Fd(), name)
 	if err := unix.Bind(fd, &unix.SockaddrUnix{Name: addr}); err != nil {
 		unix.Close(fd)
-		return nil, fmt.Errorf("bind control socket: %w", err)
+		return nil, fmt.Errorf("bind %s: %w", name, err)
 	}
 	return os.NewFile(uintptr(fd), path), nil
 }

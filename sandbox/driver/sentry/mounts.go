@@ -3,6 +3,7 @@
 package sentry
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -39,12 +40,9 @@ func (p *plan) files() []*os.File {
 }
 
 // prepare opens all that a container needs. On failure nothing stays open.
-func (b *box) prepare(s sandbox.ContainerSpec) (*container, error) {
-	if err := checkContainer(s); err != nil {
-		return nil, err
-	}
+func (b *box) prepare(ctx context.Context, s sandbox.ContainerSpec, rec *record) (*container, error) {
 	p := &plan{}
-	if err := b.fill(p, s); err != nil {
+	if err := b.fill(ctx, p, s, rec); err != nil {
 		p.close()
 		return nil, err
 	}
@@ -57,7 +55,7 @@ func (b *box) prepare(s sandbox.ContainerSpec) (*container, error) {
 	return c, nil
 }
 
-func (b *box) fill(p *plan, s sandbox.ContainerSpec) (err error) {
+func (b *box) fill(ctx context.Context, p *plan, s sandbox.ContainerSpec, rec *record) (err error) {
 	if p.spec, err = guestSpec(s); err != nil {
 		return err
 	}
@@ -79,7 +77,7 @@ func (b *box) fill(p *plan, s sandbox.ContainerSpec) (err error) {
 		return err
 	}
 	for i, m := range s.Mounts {
-		if err := b.volume(p, m); err != nil {
+		if err := b.volume(ctx, p, m, rec); err != nil {
 			return fmt.Errorf("Mounts[%d]: %w", i, err)
 		}
 	}
@@ -135,7 +133,7 @@ func (b *box) scratch() (*os.File, error) {
 	return f, os.Remove(f.Name())
 }
 
-func (b *box) volume(p *plan, m sandbox.Mount) error {
+func (b *box) volume(ctx context.Context, p *plan, m sandbox.Mount, rec *record) error {
 	if !path.IsAbs(m.Target) || path.Clean(m.Target) == "/" {
 		return invalid("Target", "an absolute path below the root", m.Target)
 	}
@@ -145,7 +143,7 @@ func (b *box) volume(p *plan, m sandbox.Mount) error {
 	}
 	switch m.Kind {
 	case sandbox.Shared:
-		slot, err := b.slot(m)
+		slot, err := b.slot(ctx, m)
 		if err != nil {
 			return err
 		}
@@ -158,8 +156,16 @@ func (b *box) volume(p *plan, m sandbox.Mount) error {
 		mount.Type = "erofs"
 		p.lowers = append(p.lowers, f)
 		p.confs = append(p.confs, control.MountConf{Lower: control.LowerErofs})
+	case sandbox.Host:
+		f, err := b.hostVolume(ctx, m, rec)
+		if err != nil {
+			return err
+		}
+		mount.Type, mount.Source = "bind", "host"
+		p.lowers = append(p.lowers, f)
+		p.confs = append(p.confs, control.MountConf{Lower: control.LowerGofer})
 	default:
-		return unsupported("Kind", "Shared or Fixed", fmt.Sprint(m.Kind))
+		return unsupported("Kind", "Shared, Fixed or Host", fmt.Sprint(m.Kind))
 	}
 	p.spec.Mounts = append(p.spec.Mounts, mount)
 	return nil
@@ -168,25 +174,34 @@ func (b *box) volume(p *plan, m sandbox.Mount) error {
 // slot gives the pod-wide volume of m's name its place among those that the
 // Sentry has known since it booted. The same name keeps its place for the
 // sandbox's life, so that a container that starts again finds its files.
-func (b *box) slot(m sandbox.Mount) (int, error) {
-	if m.Source == "" {
-		return 0, invalid("Source", "the volume's name", "")
+func (b *box) slot(ctx context.Context, m sandbox.Mount) (int, error) {
+	if m.Source == "" || m.SizeBytes < 0 {
+		return 0, invalid("Source, SizeBytes", "the volume's name, and no negative bound", fmt.Sprintf("%q, %d", m.Source, m.SizeBytes))
 	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if i, ok := b.state.Shared[m.Source]; ok {
-		return i, nil
+	if v, ok := b.state.Shared[m.Source]; ok {
+		if v.Bytes != m.SizeBytes {
+			return 0, &errs.Error{Kind: errs.Conflict, Field: "SizeBytes", Expected: fmt.Sprintf("%d, as when %s was first mounted", v.Bytes, m.Source),
+				Seen: fmt.Sprint(m.SizeBytes)}
+		}
+		return v.Slot, nil
 	}
-	i := len(b.state.Shared)
-	if i >= b.d.conf.SharedSlots {
+	v := shared{Slot: len(b.state.Shared), Bytes: m.SizeBytes}
+	if v.Slot >= b.d.conf.SharedSlots {
 		return 0, &errs.Error{Kind: errs.TooLarge, Field: "Mounts", Expected: fmt.Sprintf("at most %d pod-wide volumes", b.d.conf.SharedSlots),
 			Fix: "raise SharedSlots of the sentry driver"}
 	}
-	if b.state.Shared == nil {
-		b.state.Shared = map[string]int{}
+	if m.SizeBytes > 0 {
+		// Before the slot is given away: a bound that failed must not leave
+		// a volume without one.
+		if err := b.control.Bound(ctx, v.Slot, m.SizeBytes); err != nil {
+			return 0, err
+		}
 	}
-	b.state.Shared[m.Source] = i
-	return i, b.save()
+	if b.state.Shared == nil {
+		b.state.Shared = map[string]shared{}
+	}
+	b.state.Shared[m.Source] = v
+	return v.Slot, b.save()
 }
 
 // fixed takes the content of source into memory, never onto a disk: it may
@@ -197,6 +212,9 @@ func fixed(source string) (*os.File, error) {
 	}
 	return frozen("fixed", 0, 0o444, func(f *os.File) error {
 		_, err := image.Fix(f, source, image.FixedLimits())
+		if errors.Is(err, os.ErrNotExist) {
+			return &errs.Error{Kind: errs.NotFound, Field: "Source", Err: err}
+		}
 		return err
 	})
 }

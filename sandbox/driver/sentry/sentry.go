@@ -198,7 +198,9 @@ func (d *Driver) Adopt(ctx context.Context, spec sandbox.Spec) (sandbox.Sandbox,
 		return nil, err
 	}
 	b := &box{d: d, spec: spec}
-	if err := b.load(); err != nil {
+	if err := b.load(); errors.Is(err, errs.NotFound) {
+		return nil, errors.Join(err, b.sweep()) // it may have died while it wrote its first journal
+	} else if err != nil {
 		return nil, err
 	}
 	err := b.adopt(ctx)

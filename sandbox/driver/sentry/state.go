@@ -26,21 +26,29 @@ const (
 // state is the journal of one sandbox: all that was made for it, written
 // before it is made. Whoever reads it can undo everything.
 type state struct {
-	ID     string  `json:"id"`
-	Boot   string  `json:"boot"` // boot of the machine; a process id means nothing in another one
-	Cgroup string  `json:"cgroup"`
-	Binary string  `json:"binary"` // digest of what runs
-	Sentry process `json:"sentry"`
-	Gofer  process `json:"gofer"`
-	Ready  bool    `json:"ready"` // the guest's first process runs
-	// Shared maps names of pod-wide volumes to their slots.
-	Shared     map[string]int     `json:"shared,omitempty"`
+	ID      string  `json:"id"`
+	Boot    string  `json:"boot"` // boot of the machine; a process id means nothing in another one
+	Cgroup  string  `json:"cgroup"`
+	Binary  string  `json:"binary"` // digest of what runs
+	Sentry  process `json:"sentry"`
+	Gofer   process `json:"gofer"`
+	Ready   bool    `json:"ready"`             // the guest's first process runs
+	Volumes int     `json:"volumes,omitempty"` // host volumes that were ever mounted; the next one's number
+	// Shared holds pod-wide volumes by their names.
+	Shared     map[string]shared  `json:"shared,omitempty"`
 	Containers map[string]*record `json:"containers,omitempty"`
+}
+
+// shared is one pod-wide volume.
+type shared struct {
+	Slot  int   `json:"slot"`
+	Bytes int64 `json:"bytes,omitempty"` // bound; 0: the pod's memory
 }
 
 // record is one container.
 type record struct {
-	Started bool `json:"started"`
+	Started bool  `json:"started"`
+	Volumes []int `json:"volumes,omitempty"` // its host volumes
 }
 
 // process identifies a process for good: a number is used again, a number

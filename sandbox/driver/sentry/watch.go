@@ -80,6 +80,19 @@ func (w *watched) kill() error {
 	return kerr
 }
 
+// enter moves the calling thread into namespaces of the process.
+func (w *watched) enter(which int) error {
+	raw, err := w.fd.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var serr error
+	if err := raw.Control(func(fd uintptr) { serr = unix.Setns(int(fd), which) }); err != nil {
+		return err
+	}
+	return serr
+}
+
 func (w *watched) ended() bool {
 	select {
 	case <-w.done:

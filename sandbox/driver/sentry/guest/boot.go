@@ -58,7 +58,7 @@ func Boot() error {
 	}
 	// The driver opens the gate when this process is in its cgroup and in
 	// the journal; when the driver dies before that, so must we.
-	if err := passGate(); err != nil {
+	if err := passGate(bootdoc.GateFD); err != nil {
 		return err
 	}
 
@@ -74,9 +74,12 @@ func Boot() error {
 			os.Exit(1)
 		}
 	}
+	if err := addVolumes(loader); err != nil {
+		return err
+	}
 	metric.Initialize()
 
-	if err := tellReady(); err != nil {
+	if err := tellReady(bootdoc.ReadyFD); err != nil {
 		return err
 	}
 	loader.WaitForStartSignal()
@@ -99,8 +102,8 @@ func logTo(doc bootdoc.Doc) {
 	log.SetTarget(log.GoogleEmitter{Writer: &log.Writer{Next: io.Discard}})
 }
 
-func passGate() error {
-	gate := os.NewFile(bootdoc.GateFD, "gate")
+func passGate(fd uintptr) error {
+	gate := os.NewFile(fd, "gate")
 	defer gate.Close()
 	if n, err := gate.Read(make([]byte, 1)); n != 1 {
 		return fmt.Errorf("gate stayed shut: %w", err)
@@ -108,8 +111,8 @@ func passGate() error {
 	return nil
 }
 
-func tellReady() error {
-	ready := os.NewFile(bootdoc.ReadyFD, "ready")
+func tellReady(fd uintptr) error {
+	ready := os.NewFile(fd, "ready")
 	defer ready.Close()
 	if _, err := ready.Write([]byte{1}); err != nil {
 		return fmt.Errorf("tell ready: %w", err)

@@ -27,6 +27,23 @@ const (
 	Count     = UnmountFD - DocFD + 1
 )
 
+// The descriptors that a gofer starts with.
+const (
+	GoferListenFD = 3 + iota // listening unix socket on which orders come
+	GoferReadyFD             // as ReadyFD
+	GoferGateFD              // as GateFD
+)
+
+// GoferVolumes is the directory in a gofer's root under which the driver
+// mounts volumes, by number.
+const GoferVolumes = "/v"
+
+// Order tells a gofer to serve a volume on the socket that comes along.
+type Order struct {
+	Volume   int  `json:"volume"`
+	ReadOnly bool `json:"read_only"`
+}
+
 // maxBytes bounds the document: it holds identifiers and numbers only.
 const maxBytes = 64 << 10
 

@@ -138,3 +138,11 @@ func (c Client) State(ctx context.Context, id string) (State, error) {
 	err := c.Call(ctx, "containerManager.ContainerRuntimeState", id, nil, &s)
 	return s, err
 }
+
+// Bound limits a pod-wide volume that no container has mounted yet.
+func (c Client) Bound(ctx context.Context, slot int, bytes int64) error {
+	return c.Call(ctx, "Volumes.Bound", struct {
+		Slot  int
+		Bytes int64
+	}{slot, bytes}, nil, nil)
+}
