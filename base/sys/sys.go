@@ -1,0 +1,55 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package sys is the only place of unsafe: system calls on descriptors that
+// never block, made without telling the Go scheduler.
+//
+// The plain calls of x/sys announce each system call to the scheduler, which
+// may then hand the processor to another thread. For a non-blocking socket
+// that is pure cost: the call returns at once by definition. Each function
+// here says whether it may be used on a descriptor that blocks.
+package sys
+
+import (
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// Read reads into p. fd must be non-blocking and p must not be empty.
+func Read(fd int, p []byte) (int, unix.Errno) {
+	n, _, e := unix.RawSyscall(unix.SYS_READ, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)))
+	if e != 0 {
+		return 0, e
+	}
+	return int(n), 0
+}
+
+// Write writes p. fd must be non-blocking and p must not be empty.
+func Write(fd int, p []byte) (int, unix.Errno) {
+	n, _, e := unix.RawSyscall(unix.SYS_WRITE, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)))
+	if e != 0 {
+		return 0, e
+	}
+	return int(n), 0
+}
+
+// EpollSpin waits at most msec milliseconds for events without releasing the
+// processor to the Go scheduler. Keep msec at a few: a garbage collection
+// that must stop the world waits for it.
+func EpollSpin(ep int, events []unix.EpollEvent, msec int) (int, unix.Errno) {
+	n, _, e := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(ep), uintptr(unsafe.Pointer(unsafe.SliceData(events))), uintptr(len(events)), uintptr(msec), 0, 0)
+	if e != 0 {
+		return 0, e
+	}
+	return int(n), 0
+}
+
+// EpollWait waits for events; msec < 0 waits without bound. The scheduler
+// may use the processor meanwhile.
+func EpollWait(ep int, events []unix.EpollEvent, msec int) (int, unix.Errno) {
+	n, _, e := unix.Syscall6(unix.SYS_EPOLL_PWAIT, uintptr(ep), uintptr(unsafe.Pointer(unsafe.SliceData(events))), uintptr(len(events)), uintptr(msec), 0, 0)
+	if e != 0 {
+		return 0, e
+	}
+	return int(n), 0
+}

@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package flow
+
+import (
+	"redoubt.dev/proxy/authz"
+	"redoubt.dev/proxy/engine"
+	"redoubt.dev/proxy/mtls"
+	"redoubt.dev/proxy/route"
+)
+
+var (
+	deniedClear   = &authz.Denied{Reason: "the port takes mTLS only", Status: 403}
+	deniedRevoked = &authz.Denied{Reason: "certificate is revoked", Status: 403}
+	deniedOther   = &authz.Denied{Reason: "destination is not this pod", Status: 403}
+)
+
+// startInbound waits for the first byte, which tells mTLS from clear.
+func (e *session) startInbound() {
+	pod := e.site.pod.Load()
+	e.self = pod.Identity
+	if e.dst.Addr() != pod.Addr {
+		e.deny(deniedOther)
+		return
+	}
+	e.phase = first
+	d := firstTime
+	if pod.Permissive(e.dst.Port()) {
+		d = sniffTime // a silent client of a server-first protocol, in clear
+	}
+	e.w.l.SetTimer(&e.timer, d, e)
+	e.pumpFirst()
+}
+
+const typeHandshake = 22 // the first byte of every TLS connection (RFC 8446, 5.1)
+
+func (e *session) pumpFirst() {
+	for len(e.down.Bytes()) == 0 {
+		if !e.down.Fill(4 << 10) {
+			return
+		}
+		if e.down.Dead() && len(e.down.Bytes()) == 0 {
+			e.close() // a probe of the port; nothing was asked
+			return
+		}
+	}
+	pod := e.site.pod.Load()
+	if e.down.Bytes()[0] != typeHandshake || passThrough(pod, e.dst.Port(), e.down.Bytes()) {
+		e.clear(pod)
+		return
+	}
+	e.w.l.StopTimer(&e.timer)
+	e.phase = shaking
+	e.w.sh.Handshakes.Server(e.down, pod.Identity, pod.Table.Trust, e.named)
+}
+
+func (e *session) expireFirst() {
+	pod := e.site.pod.Load()
+	if !pod.Permissive(e.dst.Port()) {
+		e.abort()
+		return
+	}
+	e.clear(pod)
+}
+
+// clear takes a connection without mTLS where the port allows it. Its peer
+// has no name.
+func (e *session) clear(pod *route.Pod) {
+	e.w.l.StopTimer(&e.timer)
+	if !pod.Permissive(e.dst.Port()) {
+		e.deny(deniedClear)
+		return
+	}
+	e.startProto(pod.Proto(e.dst.Port()))
+}
+
+// named goes on when the handshake has ended.
+func (e *session) named(p mtls.Peer, err error) {
+	if e.phase == over {
+		return
+	}
+	if err != nil {
+		e.w.Count.HandshakeFailed++
+		e.no = &authz.Denied{Reason: err.Error(), Status: 403}
+		e.recordDecision("accept")
+		e.end() // the handshake has closed the connection
+		return
+	}
+	e.w.Count.Handshakes++
+	e.peer = p
+	e.down.SetHandler(e)
+	pod := e.site.pod.Load()
+	if pod.Table.Revoked(p.Serial) {
+		e.deny(deniedRevoked)
+		return
+	}
+	e.expiry.arm(e, earlier(p.NotAfter, e.self.NotAfter))
+	if e.w.draining || e.site.gone.Load() {
+		e.close()
+		return
+	}
+	proto := pod.Proto(e.dst.Port())
+	if p.Proto == mtls.ProtoOpaque && proto != route.HTTP {
+		proto = route.TCP
+	}
+	e.startProto(proto)
+}
+
+// deny refuses a connection whose protocol does not matter.
+func (e *session) deny(d *authz.Denied) {
+	e.no = d
+	e.recordDecision("accept")
+	e.abort()
+}
+
+// authorise decides on an inbound connection, once its protocol is known, and
+// records the decision. For HTTP it asks whether any request could pass.
+func (e *session) authorise(http bool) bool {
+	pod := e.site.pod.Load()
+	in := e.input()
+	if http {
+		e.permit, e.no = pod.Policy.Connect(&in)
+	} else {
+		e.permit, e.no = pod.Policy.Decide(&in)
+	}
+	return e.recordDecision("accept")
+}
+
+// passThrough tells that a TLS connection to a permissive port is not for the
+// proxy: a client outside the mesh speaks TLS to the application itself. A
+// mesh client names the proxies' protocol.
+func passThrough(pod *route.Pod, port uint16, b []byte) bool {
+	return pod.Permissive(port) && !mtls.OffersMesh(b)
+}
+
+var _ engine.Handler = (*session)(nil)

@@ -1,0 +1,241 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package flow
+
+import (
+	"net/netip"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"redoubt.dev/proxy/engine"
+	"redoubt.dev/proxy/mtls"
+)
+
+// Shared is what all workers of a proxy use. It is set up before the first
+// worker and not changed.
+type Shared struct {
+	Handshakes *mtls.Handshaker
+	Audit      *Auditor
+	Access     *AccessLog
+	MaxConns   int64 // connections per worker, both sides counted; more are refused
+	Workers    []*Worker
+}
+
+// Worker is one loop's share of the proxy. Except for New, its methods run
+// on the loop.
+type Worker struct {
+	l        *engine.Loop
+	sh       *Shared
+	n        int // own index in Shared.Workers
+	watches  map[*Site][]*acceptor
+	sessions session // ring head
+	pools    map[poolKey]*pool
+	loads    map[netip.AddrPort]*load
+	buf      []byte // for a head being written; empty between calls
+	rng      uint64
+	log      logBuf
+	draining bool
+
+	Count Counters
+}
+
+// NewWorker makes the worker of l.
+func NewWorker(l *engine.Loop, sh *Shared, n int) *Worker {
+	w := &Worker{l: l, sh: sh, n: n, watches: map[*Site][]*acceptor{}, pools: map[poolKey]*pool{}, loads: map[netip.AddrPort]*load{},
+		buf: make([]byte, 0, 72<<10), rng: uint64(engine.Mono())*2654435761 + uint64(n) + 1}
+	w.sessions.next, w.sessions.prev = &w.sessions, &w.sessions
+	w.log.w = w
+	return w
+}
+
+// Loop gives the worker's loop.
+func (w *Worker) Loop() *engine.Loop { return w.l }
+
+// Index is the worker's place in Shared.Workers.
+func (w *Worker) Index() int { return w.n }
+
+// Add begins to accept at a site.
+func (w *Worker) Add(s *Site) error {
+	for _, l := range s.edge.Listeners() {
+		a := &acceptor{w: w, site: s, kind: l.Kind, fd: l.FD}
+		// Exclusive: one connection wakes one loop, not all. Level-triggered,
+		// so that a turn may leave connections for the next.
+		watch, err := w.l.Watch(l.FD, unix.EPOLLIN|unix.EPOLLEXCLUSIVE, a)
+		if err != nil {
+			w.Remove(s)
+			return err
+		}
+		a.watch = watch
+		w.watches[s] = append(w.watches[s], a)
+	}
+	return nil
+}
+
+// Remove stops accepting at a site and cuts its connections when it is gone.
+func (w *Worker) Remove(s *Site) {
+	for _, a := range w.watches[s] {
+		w.l.Unwatch(a.watch)
+	}
+	delete(w.watches, s)
+	if !s.gone.Load() {
+		return
+	}
+	for e := w.sessions.next; e != &w.sessions; {
+		next := e.next
+		if e.site == s {
+			e.cut("the pod has left")
+		}
+		e = next
+	}
+	for k, p := range w.pools {
+		if k.site == s {
+			p.drop(func(*upstream) bool { return true })
+			delete(w.pools, k)
+		}
+	}
+}
+
+// acceptor is one listener on one loop.
+type acceptor struct {
+	w     *Worker
+	site  *Site
+	kind  Kind
+	fd    int
+	watch engine.Watch
+	buf   []byte // DNS only
+}
+
+const acceptBatch = 32 // per turn, so that a flood of connections does not starve those that are there
+
+// Ready accepts what waits.
+func (a *acceptor) Ready(uint32) {
+	if a.kind == DNS {
+		a.w.serveDNS(a)
+		return
+	}
+	for range acceptBatch {
+		fd, sa, err := unix.Accept4(a.fd, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
+		switch err {
+		case nil:
+		case unix.EINTR, unix.ECONNABORTED:
+			continue
+		case unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM:
+			a.w.Count.Shed++
+			return
+		default:
+			return
+		}
+		a.w.place(a.site, a.kind, fd, addrPort(sa))
+	}
+}
+
+// imbalance is how many connections a loop may have more than another before
+// it gives new ones away. Whoever wakes first accepts; without this a quiet
+// machine would load one core only.
+const imbalance = 4
+
+func (w *Worker) place(s *Site, k Kind, fd int, from netip.AddrPort) {
+	to := w
+	for _, o := range w.sh.Workers {
+		if o.l.Load()+imbalance < to.l.Load() {
+			to = o
+		}
+	}
+	if to.l.Load() >= w.sh.MaxConns {
+		w.Count.Shed++
+		unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
+		unix.Close(fd)
+		return
+	}
+	if to == w {
+		w.accept(s, k, fd, from)
+		return
+	}
+	if !to.l.Post(func() { to.accept(s, k, fd, from) }) {
+		unix.Close(fd)
+	}
+}
+
+// accept begins a session.
+func (w *Worker) accept(s *Site, k Kind, fd int, from netip.AddrPort) {
+	if s.gone.Load() || w.draining {
+		unix.Close(fd)
+		return
+	}
+	sa, err := unix.Getsockname(fd)
+	if err != nil {
+		unix.Close(fd)
+		return
+	}
+	e := &session{w: w, site: s, kind: k, from: from, dst: addrPort(sa), began: w.l.Now()}
+	if e.down, err = w.l.Add(fd, false, e); err != nil {
+		w.Count.Shed++
+		return
+	}
+	e.link()
+	w.Count.Conns[k]++
+	switch k {
+	case Outbound:
+		e.startOutbound()
+	case Inbound:
+		e.startInbound()
+	case Gateway:
+		e.startGateway()
+	}
+}
+
+func addrPort(sa unix.Sockaddr) netip.AddrPort {
+	switch a := sa.(type) {
+	case *unix.SockaddrInet4:
+		return netip.AddrPortFrom(netip.AddrFrom4(a.Addr), uint16(a.Port))
+	case *unix.SockaddrInet6:
+		return netip.AddrPortFrom(netip.AddrFrom16(a.Addr).Unmap(), uint16(a.Port))
+	}
+	return netip.AddrPort{}
+}
+
+// Drain stops accepting everywhere, ends idle connections, and has the others
+// end with their request. Streams go on until Abort.
+func (w *Worker) Drain() {
+	w.draining = true
+	for s := range w.watches {
+		w.Remove(s)
+	}
+	for e := w.sessions.next; e != &w.sessions; {
+		next := e.next
+		e.retire()
+		e = next
+	}
+	for _, p := range w.pools {
+		p.drop(func(*upstream) bool { return true })
+	}
+	w.log.flush()
+}
+
+// Open is the number of sessions.
+func (w *Worker) Open() int {
+	n := 0
+	for e := w.sessions.next; e != &w.sessions; e = e.next {
+		n++
+	}
+	return n
+}
+
+// random is xorshift64*: the choice between two backends needs no secrecy.
+func (w *Worker) random(n int) int {
+	w.rng ^= w.rng >> 12
+	w.rng ^= w.rng << 25
+	w.rng ^= w.rng >> 27
+	return int((w.rng * 2685821657736338717 >> 33) % uint64(n))
+}
+
+// Deadlines.
+const (
+	sniffTime   = 100 * time.Millisecond // silence after which the server is taken to speak first
+	sniffLong   = 5 * time.Second        // for a start that looks like a request line
+	firstTime   = 10 * time.Second       // for the first byte where only TLS is taken
+	headTime    = 30 * time.Second       // for a head, from its first byte to its last
+	idleTime    = 10 * time.Minute       // for the next request; far above the pools' idle time, so that a mesh client closes first
+	connectTime = 3 * time.Second
+)

@@ -1,0 +1,240 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package record
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"redoubt.dev/proxy/engine"
+)
+
+const headerLen = engine.HeaderLen
+
+// Content types and handshake messages that may follow the handshake.
+const (
+	typeAlert     = 21
+	typeHandshake = 22
+	typeData      = 23
+
+	msgNewSessionTicket = 4
+	msgKeyUpdate        = 24
+
+	alertCloseNotify = 0
+	alertUserCancel  = 90
+)
+
+// Bounds on what a peer may make us do without saying anything.
+const (
+	maxEmpty   = 32       // empty records in a row
+	maxUpdates = 64       // key updates without data between them
+	maxMessage = 64 << 10 // one post-handshake message
+)
+
+// Faults that end a connection. They say nothing about keys.
+var (
+	errAuth    = errors.New("record does not authenticate")
+	errFormat  = errors.New("malformed record")
+	errType    = errors.New("unexpected record type")
+	errEmpty   = errors.New("too many empty records")
+	errUpdates = errors.New("too many key updates")
+	errMessage = errors.New("unexpected post-handshake message")
+)
+
+// Alert is a fatal alert of the peer.
+type Alert byte
+
+func (a Alert) Error() string { return fmt.Sprintf("peer sent alert %d", byte(a)) }
+
+// Conn is the record layer of one connection after its handshake. It
+// implements engine.Records.
+type Conn struct {
+	in, out half
+	msg     []byte // start of a handshake message whose rest is in later records
+	empty   int
+	updates int
+	answer  bool // the peer asked for a key update in return
+}
+
+// New makes the record layer for the given TLS 1.3 suite. read and write are
+// the peer's and this side's application traffic secrets; they are copied.
+func New(suite uint16, read, write []byte) (*Conn, error) {
+	c := new(Conn)
+	if err := c.in.init(suite, read); err != nil {
+		return nil, err
+	}
+	if err := c.out.init(suite, write); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// Open opens one record, header included, and appends its plaintext to dst.
+// rec must be whole; its bytes may be overwritten.
+func (c *Conn) Open(dst, rec []byte) ([]byte, engine.Kind, error) {
+	// RFC 8446, 5.2: the outer type is always application data. The legacy
+	// version is ignored, but is authenticated as part of the header.
+	if len(rec) < headerLen+1+c.in.aead.Overhead() || rec[0] != typeData {
+		return dst, 0, errFormat
+	}
+	copy(c.in.ad[:], rec)
+	out, err := c.in.aead.Open(dst, c.in.next(), rec[headerLen:], c.in.ad[:])
+	if err != nil {
+		return dst, 0, errAuth
+	}
+	end := len(out)
+	for end > len(dst) && out[end-1] == 0 {
+		end-- // padding
+	}
+	if end == len(dst) {
+		return dst, 0, errFormat // RFC 8446, 5.4: no type is unexpected_message
+	}
+	end--
+	if end-len(dst) > engine.MaxPlain {
+		return dst, 0, errFormat
+	}
+	body := out[len(dst):end]
+	kind := out[end]
+	if len(c.msg) > 0 && kind != typeHandshake {
+		return dst, 0, errType // RFC 8446, 5.1: messages are not interleaved
+	}
+	switch kind {
+	case typeData:
+		if len(body) > 0 {
+			c.empty, c.updates = 0, 0
+		} else if c.empty++; c.empty > maxEmpty {
+			return dst, 0, errEmpty
+		}
+		return out[:end], engine.Data, nil
+	case typeAlert:
+		return c.alert(dst, body)
+	case typeHandshake:
+		return dst, engine.Control, c.handshake(body)
+	}
+	return dst, 0, errType
+}
+
+func (c *Conn) alert(dst, body []byte) ([]byte, engine.Kind, error) {
+	if len(body) != 2 {
+		return dst, 0, errFormat
+	}
+	switch body[1] {
+	case alertCloseNotify:
+		return dst, engine.Closed, nil
+	case alertUserCancel: // precedes a close_notify
+		if c.empty++; c.empty > maxEmpty {
+			return dst, 0, errEmpty
+		}
+		return dst, engine.Data, nil
+	}
+	return dst, 0, Alert(body[1])
+}
+
+// handshake takes post-handshake messages, also in pieces.
+func (c *Conn) handshake(body []byte) error {
+	if len(body) == 0 {
+		return errFormat // RFC 8446, 5.1: no empty handshake fragments
+	}
+	c.msg = append(c.msg, body...)
+	for len(c.msg) >= 4 {
+		n := int(c.msg[1])<<16 | int(c.msg[2])<<8 | int(c.msg[3])
+		if n > maxMessage {
+			return errMessage
+		}
+		if len(c.msg) < 4+n {
+			return nil
+		}
+		kind, m := c.msg[0], c.msg[4:4+n]
+		rest := c.msg[4+n:]
+		switch kind {
+		case msgNewSessionTicket:
+			// Sessions are not resumed: each connection proves both identities anew.
+			if c.empty++; c.empty > maxEmpty {
+				return errEmpty
+			}
+		case msgKeyUpdate:
+			// RFC 8446, 5.1: the record that changes keys ends with the message.
+			if len(m) != 1 || m[0] > 1 || len(rest) > 0 {
+				return errMessage
+			}
+			if c.updates++; c.updates > maxUpdates {
+				return errUpdates
+			}
+			if err := c.in.update(); err != nil {
+				return err
+			}
+			c.answer = c.answer || m[0] == 1
+		default:
+			return errMessage
+		}
+		c.msg = append(c.msg[:0], rest...)
+	}
+	if len(c.msg) == 0 {
+		c.msg = nil // rare: an idle connection holds no buffer
+	}
+	return nil
+}
+
+// Pending appends the key update that the peer asked for, if it did.
+func (c *Conn) Pending(dst []byte) []byte {
+	if !c.answer {
+		return dst
+	}
+	c.answer = false
+	return c.rekey(dst)
+}
+
+// Seal appends one record of application data with plaintext p.
+func (c *Conn) Seal(dst, p []byte) []byte {
+	dst = c.limit(dst)
+	start := len(dst)
+	dst = append(dst, 0, 0, 0, 0, 0)
+	dst = append(dst, p...)
+	return c.seal(dst, start, typeData)
+}
+
+// SealInPlace makes a record of b[start:], whose first HeaderLen bytes are a
+// gap for the header.
+func (c *Conn) SealInPlace(b []byte, start int) []byte {
+	b = c.seal(b, start, typeData)
+	if c.out.seq >= c.out.suite.limit {
+		b = c.rekey(b)
+	}
+	return b
+}
+
+// Closing appends the close_notify alert.
+func (c *Conn) Closing(dst []byte) []byte {
+	start := len(dst)
+	dst = append(dst, 0, 0, 0, 0, 0, 1, alertCloseNotify)
+	return c.seal(dst, start, typeAlert)
+}
+
+func (c *Conn) limit(dst []byte) []byte {
+	if c.out.seq >= c.out.suite.limit {
+		return c.rekey(dst)
+	}
+	return dst
+}
+
+// rekey appends a KeyUpdate under the old key and moves to the next one.
+func (c *Conn) rekey(dst []byte) []byte {
+	start := len(dst)
+	dst = append(dst, 0, 0, 0, 0, 0, msgKeyUpdate, 0, 0, 1, 0)
+	dst = c.seal(dst, start, typeHandshake)
+	if err := c.out.update(); err != nil {
+		panic("record: " + err.Error()) // HKDF of a fixed length cannot fail
+	}
+	return dst
+}
+
+func (c *Conn) seal(b []byte, start int, kind byte) []byte {
+	b = append(b, kind)
+	h := &c.out
+	h.ad = [headerLen]byte{typeData, 3, 3}
+	binary.BigEndian.PutUint16(h.ad[3:], uint16(len(b)-start-headerLen+h.aead.Overhead()))
+	copy(b[start:], h.ad[:])
+	plain := b[start+headerLen:]
+	return h.aead.Seal(b[:start+headerLen], h.next(), plain, h.ad[:])
+}
