@@ -28,6 +28,7 @@ type Installation struct {
 	Root     verify.TrustRoot
 	Store    *registry.Store
 	Dir      string               // of the registry
+	KeyDir   string               // of Keys
 	Policies []policy.TrustPolicy // in force at the gate; change it between calls only
 	Clock    func() time.Time
 }
@@ -46,7 +47,8 @@ func NewAt(t testing.TB, domain, host string, clock func() time.Time) *Installat
 		t.Fatal(err)
 	}
 	in := &Installation{Domain: td, Dir: t.TempDir(), Clock: clock, Policies: []policy.TrustPolicy{verify.DefaultPolicy(td)}}
-	if in.Keys, err = sign.Open(t.TempDir(), td, clock); err != nil {
+	in.KeyDir = t.TempDir()
+	if in.Keys, err = sign.Open(in.KeyDir, td, clock); err != nil {
 		t.Fatal(err)
 	}
 	if in.Root, err = verify.ParseTrustRoot(in.Keys.TrustRoot()); err != nil {

@@ -152,8 +152,11 @@ func (s *Store) Repositories(ctx context.Context) ([]string, error) {
 			return ctx.Err()
 		case d.Name() == "_manifests":
 			rel, err := filepath.Rel(root, filepath.Dir(p))
+			if err != nil {
+				return err
+			}
 			out = append(out, filepath.ToSlash(rel))
-			return errors.Join(err, filepath.SkipDir)
+			return filepath.SkipDir
 		case strings.HasPrefix(d.Name(), "_"):
 			return filepath.SkipDir
 		}
