@@ -276,6 +276,10 @@ func (p *planner) statefulSet(s *appsv1.StatefulSet) {
 			meta.Labels["apps.kubernetes.io/pod-index"] = strconv.Itoa(i)
 			spec := *s.Spec.Template.Spec.DeepCopy()
 			spec.Hostname, spec.Subdomain = name, s.Spec.ServiceName
+			for _, t := range s.Spec.VolumeClaimTemplates {
+				claim := corev1.PersistentVolumeClaimVolumeSource{ClaimName: t.Name + "-" + name}
+				spec.Volumes = append(spec.Volumes, corev1.Volume{Name: t.Name, VolumeSource: corev1.VolumeSource{PersistentVolumeClaim: &claim}})
+			}
 			p.make(o, hash, name, i, meta, spec)
 		case done(a):
 			allReady = false

@@ -8,6 +8,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"redoubt.dev/node/control"
 	"redoubt.dev/node/plan"
 )
 
@@ -36,24 +37,7 @@ func (r *Record) ServiceAccount() string {
 func (r *Record) Name() string { return r.Pod.Namespace + "/" + r.Pod.Name }
 
 // Status is what is known of a pod, an immutable snapshot.
-type Status struct {
-	Phase      corev1.PodPhase   `json:"phase"`
-	Ready      bool              `json:"ready"`
-	Reason     string            `json:"reason,omitempty"` // why it is not further: a denial, an error, a back-off
-	Containers []ContainerStatus `json:"containers,omitempty"`
-	Restarts   int               `json:"restarts"`
-	Ended      time.Time         `json:"ended,omitzero"`
-	Gone       bool              `json:"-"` // nothing of it is left
-}
+type Status = control.PodStatus
 
 // ContainerStatus is the part of one container.
-type ContainerStatus struct {
-	Name     string `json:"name"`
-	ID       string `json:"id,omitempty"`
-	Image    string `json:"image"` // pinned by digest once admitted
-	State    string `json:"state"` // waiting, running, ended
-	Ready    bool   `json:"ready"`
-	Restarts int    `json:"restarts"`
-	ExitCode int32  `json:"exitCode,omitempty"`
-	Reason   string `json:"reason,omitempty"`
-}
+type ContainerStatus = control.ContainerStatus

@@ -79,7 +79,7 @@ type Worker struct {
 // New makes a worker; Run starts it.
 func New(rec *Record, deps Deps) *Worker {
 	w := &Worker{deps: deps, rec: rec, log: deps.Log.With("pod", rec.Name(), "uid", rec.UID), kick: make(chan struct{}, 1), verdicts: map[string]Verdict{}, probes: map[string]context.CancelFunc{}}
-	w.stat.Store(&Status{Phase: corev1.PodPending})
+	w.stat.Store(&Status{Phase: string(corev1.PodPending)})
 	w.ending.Store(rec.Ending)
 	return w
 }
@@ -405,14 +405,14 @@ func (w *Worker) probeOne(ctx context.Context, c *corev1.Container, obs Observed
 // status publishes what was observed.
 func (w *Worker) status(obs Observed, next Next) {
 	w.report(func(s *Status) {
-		s.Phase, s.Reason, s.Restarts, s.Containers = next.Phase, "", 0, nil
+		s.Phase, s.Reason, s.Restarts, s.Containers = string(next.Phase), "", 0, nil
 		s.Ready = next.Phase == corev1.PodRunning && obs.Sandbox
 		spec := &w.rec.Pod.Spec
 		for i := range spec.InitContainers {
-			s.add(&spec.InitContainers[i], w, obs, sidecar(&spec.InitContainers[i]))
+			w.statusOf(s, &spec.InitContainers[i], obs, sidecar(&spec.InitContainers[i]))
 		}
 		for i := range spec.Containers {
-			s.add(&spec.Containers[i], w, obs, true)
+			w.statusOf(s, &spec.Containers[i], obs, true)
 		}
 		if s.Restarts += int(max(w.attempts, 1) - 1); next.Phase == corev1.PodSucceeded || next.Phase == corev1.PodFailed {
 			s.Ready = false
@@ -425,7 +425,7 @@ func (w *Worker) status(obs Observed, next Next) {
 	})
 }
 
-func (s *Status) add(c *corev1.Container, w *Worker, obs Observed, counts bool) {
+func (w *Worker) statusOf(s *Status, c *corev1.Container, obs Observed, counts bool) {
 	st, made := obs.Containers[c.Name]
 	cs := ContainerStatus{Name: c.Name, ID: st.ID, Image: c.Image, State: "waiting", Restarts: int(st.Attempt), ExitCode: st.ExitCode, Reason: st.Reason}
 	if pinned := w.images[c.Name]; pinned != "" {

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"redoubt.dev/api/errs"
+	"redoubt.dev/base/sys"
 )
 
 // stdio names the FIFOs that containerd made for a process.
@@ -66,7 +67,7 @@ func openIO(s stdio) (_ *ioSet, err error) {
 }
 
 func (s *ioSet) openTerminal(names stdio) error {
-	master, replica, err := openPTY()
+	master, replica, err := sys.OpenPTY()
 	if err != nil {
 		return err
 	}
@@ -131,22 +132,4 @@ func (s *ioSet) resize(w, h uint32) error {
 		return errs.New(errs.Conflict, "terminal", "the process has none")
 	}
 	return unix.IoctlSetWinsize(int(s.master.Fd()), unix.TIOCSWINSZ, &unix.Winsize{Col: uint16(min(w, 65535)), Row: uint16(min(h, 65535))})
-}
-
-func openPTY() (master, replica *os.File, err error) {
-	if master, err = os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0); err != nil {
-		return nil, nil, fmt.Errorf("open pty: %w", err)
-	}
-	n, err := unix.IoctlGetInt(int(master.Fd()), unix.TIOCGPTN)
-	if err == nil {
-		err = unix.IoctlSetPointerInt(int(master.Fd()), unix.TIOCSPTLCK, 0)
-	}
-	if err == nil {
-		replica, err = os.OpenFile(fmt.Sprintf("/dev/pts/%d", n), os.O_RDWR|unix.O_NOCTTY, 0)
-	}
-	if err != nil {
-		master.Close()
-		return nil, nil, fmt.Errorf("open pty: %w", err)
-	}
-	return master, replica, nil
 }

@@ -1,0 +1,336 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package admit
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	specs "github.com/opencontainers/runtime-spec/specs-go"
+	corev1 "k8s.io/api/core/v1"
+
+	"redoubt.dev/api/artifact"
+	"redoubt.dev/api/errs"
+	"redoubt.dev/api/policy"
+	"redoubt.dev/base/obs"
+	"redoubt.dev/node/pod"
+	"redoubt.dev/provenance"
+	"redoubt.dev/provenance/verify"
+	"redoubt.dev/sandbox/engine"
+	"redoubt.dev/sandbox/image"
+)
+
+// Auditor takes one record per decision; *obs.Audit is one.
+type Auditor interface{ Write(obs.Record) error }
+
+// Config is what an Admission works with.
+type Config struct {
+	Registry provenance.Reader
+	Root     verify.TrustRoot
+	Default  policy.TrustPolicy // for images that no declared policy covers
+	Images   string             // directory of root file system images
+	Audit    Auditor
+	Now      func() time.Time
+}
+
+// Admission is the node's admission control. Methods may run concurrently.
+type Admission struct {
+	cfg Config
+
+	mu       sync.Mutex
+	policies []policy.TrustPolicy
+	pods     map[string]*entry                   // by UID
+	permits  map[artifact.Digest]admitted        // by manifest digest
+	making   map[artifact.Digest]*sync.WaitGroup // root file systems being made
+}
+
+// admitted is an image that has a Permit.
+type admitted struct {
+	permit verify.Permit
+	repo   string
+}
+
+// entry is what the record of an admitted pod holds.
+type entry struct {
+	name       string
+	containers map[string]allowed
+	grant      *engine.PodGrant
+	decided    time.Time
+}
+
+// allowed is one container of an admitted pod.
+type allowed struct {
+	permit verify.Permit
+	args   []string // argument list that the manifest and the image make, nil when expansion decides
+}
+
+// New makes an Admission that has admitted nothing.
+func New(cfg Config) (*Admission, error) {
+	if err := os.MkdirAll(cfg.Images, 0o700); err != nil {
+		return nil, fmt.Errorf("make image directory: %w", err)
+	}
+	return &Admission{cfg: cfg, pods: map[string]*entry{}, permits: map[artifact.Digest]admitted{}, making: map[artifact.Digest]*sync.WaitGroup{}}, nil
+}
+
+// SetPolicies replaces the declared policies.
+func (a *Admission) SetPolicies(p []policy.TrustPolicy) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.policies = slices.Clone(p)
+}
+
+// Policies gives those that speak for an image of a namespace: the declared
+// ones, or the installation's default when none of them covers it.
+func (a *Admission) Policies(namespace string, ref artifact.Ref) []policy.TrustPolicy {
+	a.mu.Lock()
+	declared := a.policies
+	a.mu.Unlock()
+	for _, p := range declared {
+		if p.Namespace != "" && p.Namespace != namespace {
+			continue
+		}
+		if slices.ContainsFunc(p.Spec.Images, func(pattern string) bool { return verify.Match(pattern, ref.Name()) }) {
+			return declared
+		}
+	}
+	return append(slices.Clone(declared), a.cfg.Default)
+}
+
+// Verify collects the evidence of an image and decides about it, on record.
+func (a *Admission) Verify(ctx context.Context, namespace, subject, ref string) (verify.Permit, error) {
+	permit, err := a.verify(ctx, namespace, ref)
+	rec := obs.Record{Action: "run", Subject: subject, Object: ref, Decision: obs.Permit, Reason: strings.Join(permit.Policies(), ", ")}
+	if err == nil {
+		rec.Object = permit.Ref().String()
+	} else {
+		rec.Decision, rec.Reason = obs.Deny, err.Error()
+	}
+	if aerr := a.cfg.Audit.Write(rec); aerr != nil {
+		return verify.Permit{}, errors.Join(err, aerr) // no record, no permit
+	}
+	return permit, err
+}
+
+func (a *Admission) verify(ctx context.Context, namespace, name string) (verify.Permit, error) {
+	ref, err := artifact.ParseRef(name)
+	if err != nil {
+		return verify.Permit{}, err
+	}
+	ev, err := provenance.Collect(ctx, a.cfg.Registry, namespace, ref)
+	if err != nil {
+		return verify.Permit{}, err
+	}
+	return verify.Verify(ev, a.Policies(namespace, ref), a.cfg.Root, a.cfg.Now())
+}
+
+// Admit decides about every image of a pod.
+func (a *Admission) Admit(ctx context.Context, r *pod.Record) (map[string]string, error) {
+	e := &entry{name: r.Name(), containers: map[string]allowed{}, decided: a.cfg.Now()}
+	images := map[string]string{}
+	for _, c := range slices.Concat(r.Pod.Spec.InitContainers, r.Pod.Spec.Containers) {
+		permit, err := a.Verify(ctx, r.Pod.Namespace, "pod "+r.Name()+" container "+c.Name, c.Image)
+		if err != nil {
+			return nil, fmt.Errorf("container %s: %w", c.Name, err)
+		}
+		args, err := arguments(&c, permit)
+		if err != nil {
+			return nil, err
+		}
+		e.containers[c.Name] = allowed{permit, args}
+		images[c.Name] = permit.Ref().String()
+		a.mu.Lock()
+		a.permits[permit.Digest()] = admitted{permit, permit.Ref().Repository}
+		a.mu.Unlock()
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if old := a.pods[r.UID]; old != nil {
+		e.grant = old.grant
+	}
+	a.pods[r.UID] = e
+	return images, nil
+}
+
+// arguments gives the argument list that a container must start with, as
+// Kubernetes combines command, args and the image's; nil when a variable
+// reference in it is expanded only later.
+func arguments(c *corev1.Container, permit verify.Permit) ([]string, error) {
+	var cfg struct {
+		Config struct {
+			Entrypoint []string `json:"Entrypoint"`
+			Cmd        []string `json:"Cmd"`
+		} `json:"config"`
+	}
+	if err := json.Unmarshal(permit.Evidence().Config, &cfg); err != nil {
+		return nil, &errs.Error{Kind: errs.Invalid, Subject: "image " + c.Image, Field: "config", Err: err}
+	}
+	command, args := c.Command, c.Args
+	if len(command) == 0 {
+		command = cfg.Config.Entrypoint
+		if len(args) == 0 {
+			args = cfg.Config.Cmd
+		}
+	}
+	all := slices.Concat(command, args)
+	if len(all) == 0 {
+		return nil, &errs.Error{Kind: errs.Invalid, Subject: "container " + c.Name, Field: "command", Expected: "a command here or an entrypoint in the image", Seen: "neither"}
+	}
+	if slices.ContainsFunc(all, func(s string) bool { return strings.Contains(s, "$") }) {
+		return nil, nil
+	}
+	return all, nil
+}
+
+// Grant notes what the sandbox of an admitted pod may have.
+func (a *Admission) Grant(uid string, g engine.PodGrant) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if e := a.pods[uid]; e != nil {
+		e.grant = &g
+	}
+}
+
+// Forget drops the record of a pod that is gone.
+func (a *Admission) Forget(uid string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	delete(a.pods, uid)
+}
+
+// Permits gives the permits of a running pod by container, and when they were
+// decided.
+func (a *Admission) Permits(uid string) (map[string]verify.Permit, time.Time) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	e := a.pods[uid]
+	if e == nil {
+		return nil, time.Time{}
+	}
+	out := map[string]verify.Permit{}
+	for n, c := range e.containers {
+		out[n] = c.permit
+	}
+	return out, e.decided
+}
+
+// Pod answers the engine: the grant of an admitted pod.
+func (a *Admission) Pod(_ context.Context, uid string) (engine.PodGrant, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if e := a.pods[uid]; e != nil && e.grant != nil {
+		return *e.grant, nil
+	}
+	return engine.PodGrant{}, a.refused("sandbox of pod "+uid, "an admitted pod", "none of that UID")
+}
+
+// Container answers the engine: whether this container of an admitted pod may
+// start with this image and process.
+func (a *Admission) Container(_ context.Context, uid, name, rootfs string, p *specs.Process) error {
+	a.mu.Lock()
+	e := a.pods[uid]
+	a.mu.Unlock()
+	if e == nil {
+		return a.refused("container "+name+" of pod "+uid, "an admitted pod", "none of that UID")
+	}
+	subject := "container " + name + " of pod " + e.name
+	c, ok := e.containers[name]
+	if !ok {
+		return a.refused(subject, "a container of the admitted manifest", "another name")
+	}
+	if want := a.path(c.permit.Digest()); rootfs != want {
+		return a.refused(subject, "image "+c.permit.Ref().String(), "another image")
+	}
+	if c.args != nil && !slices.Equal(c.args, p.Args) {
+		return a.refused(subject, fmt.Sprintf("command %q", c.args), fmt.Sprintf("%q", p.Args))
+	}
+	return nil
+}
+
+// refused makes and records a denial of what CRI was asked for.
+func (a *Admission) refused(subject, expected, seen string) error {
+	err := &errs.Error{Kind: errs.Denied, Subject: subject, Expected: expected, Seen: seen, Fix: "declare it in a manifest and run redoubt up"}
+	if aerr := a.cfg.Audit.Write(obs.Record{Action: "run", Subject: "cri", Object: subject, Decision: obs.Deny, Reason: err.Error()}); aerr != nil {
+		return errors.Join(err, aerr)
+	}
+	return err
+}
+
+func (a *Admission) path(d artifact.Digest) string {
+	return filepath.Join(a.cfg.Images, d.Hex()+".erofs")
+}
+
+// Rootfs answers the engine: the flat image of an admitted manifest, made on
+// first use. Only one caller makes it; others wait.
+func (a *Admission) Rootfs(ctx context.Context, d artifact.Digest) (string, error) {
+	for {
+		a.mu.Lock()
+		ad, ok := a.permits[d]
+		if !ok {
+			a.mu.Unlock()
+			return "", a.refused("image manifest "+d.String(), "a permitted image", "no permit")
+		}
+		if wg := a.making[d]; wg != nil {
+			a.mu.Unlock()
+			wg.Wait()
+			continue
+		}
+		path := a.path(d)
+		if _, err := os.Stat(path); err == nil {
+			a.mu.Unlock()
+			return path, nil
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			a.mu.Unlock()
+			return "", err
+		}
+		wg := new(sync.WaitGroup)
+		wg.Add(1)
+		a.making[d] = wg
+		a.mu.Unlock()
+		err := a.flatten(ctx, ad, path)
+		a.mu.Lock()
+		delete(a.making, d)
+		a.mu.Unlock()
+		wg.Done()
+		return path, err
+	}
+}
+
+// flatten makes the image from layers whose digests the permitted manifest
+// names; the registry's readers fail on other bytes.
+func (a *Admission) flatten(ctx context.Context, ad admitted, path string) error {
+	var m struct {
+		Layers []struct {
+			Digest artifact.Digest `json:"digest"`
+		} `json:"layers"`
+	}
+	if err := json.Unmarshal(ad.permit.Evidence().Manifest, &m); err != nil {
+		return &errs.Error{Kind: errs.Invalid, Subject: ad.permit.Ref().String(), Field: "manifest", Err: err}
+	}
+	var layers []io.Reader
+	defer func() {
+		for _, l := range layers {
+			l.(io.Closer).Close()
+		}
+	}()
+	for _, l := range m.Layers {
+		r, _, err := a.cfg.Registry.Blob(ctx, ad.repo, l.Digest)
+		if err != nil {
+			return fmt.Errorf("layer %s of %s: %w", l.Digest, ad.permit.Ref(), err)
+		}
+		layers = append(layers, r)
+	}
+	if _, err := image.Flatten(ctx, layers, path, image.DefaultLimits()); err != nil {
+		return fmt.Errorf("make root file system of %s: %w", ad.permit.Ref(), err)
+	}
+	return nil
+}

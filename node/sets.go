@@ -1,0 +1,206 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package node
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"redoubt.dev/api/errs"
+	"redoubt.dev/node/manifest"
+	"redoubt.dev/node/plan"
+)
+
+// set is what one redoubt up brought: paths, and what they last held that was
+// good. A copy of the good files lies beside its record, for a node that comes
+// back when the files have become bad or are gone.
+type set struct {
+	Name   string    `json:"name"`
+	Paths  []string  `json:"paths"`
+	Loaded time.Time `json:"loaded"`
+
+	good  manifest.Set
+	stamp string // of the files as last looked at
+	fault error  // why the files as they are now are not in force
+}
+
+func setName(paths []string) string {
+	s := sha256.Sum256([]byte(strings.Join(paths, "\n")))
+	return filepath.Base(paths[0]) + "-" + hex.EncodeToString(s[:4])
+}
+
+// stamp tells cheaply whether files changed: names, sizes and times.
+func stamp(paths []string) string {
+	var b strings.Builder
+	one := func(p string, st fs.FileInfo) { fmt.Fprintf(&b, "%s %d %d\n", p, st.Size(), st.ModTime().UnixNano()) }
+	for _, p := range paths {
+		st, err := os.Stat(p)
+		if err != nil {
+			fmt.Fprintf(&b, "%s gone\n", p)
+			continue
+		}
+		one(p, st)
+		if st.IsDir() {
+			entries, _ := os.ReadDir(p)
+			for _, e := range entries {
+				if st, err := e.Info(); err == nil && !st.IsDir() {
+					one(e.Name(), st)
+				}
+			}
+		}
+	}
+	return b.String()
+}
+
+func (n *Node) setDir(name string) string { return filepath.Join(n.cfg.Root, "node", "sets", name) }
+
+// saveSet keeps the record and a copy of the good files.
+func (n *Node) saveSet(s *set) error {
+	dir := n.setDir(s.Name)
+	fresh := dir + ".new"
+	if err := errors.Join(os.RemoveAll(fresh), os.MkdirAll(filepath.Join(fresh, "files"), 0o700)); err != nil {
+		return err
+	}
+	b, err := json.Marshal(s)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(fresh, "set.json"), b, 0o600); err != nil {
+		return err
+	}
+	copied := map[string]bool{}
+	for _, k := range s.good.Keys() {
+		src, ok := s.good.Source(k)
+		if !ok || copied[src.File] {
+			continue
+		}
+		copied[src.File] = true
+		b, err := os.ReadFile(src.File)
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(fresh, "files", fmt.Sprintf("%04d-%s", len(copied), filepath.Base(src.File))), b, 0o600); err != nil {
+			return err
+		}
+	}
+	if err := os.RemoveAll(dir); err != nil {
+		return err
+	}
+	return os.Rename(fresh, dir)
+}
+
+// loadSets reads all sets back: the files as they are, or the last good copy.
+func (n *Node) loadSets() (map[string]*set, error) {
+	sets := map[string]*set{}
+	entries, err := os.ReadDir(n.setDir(""))
+	if errors.Is(err, fs.ErrNotExist) {
+		return sets, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range entries {
+		if strings.HasSuffix(e.Name(), ".new") {
+			if err := os.RemoveAll(n.setDir(e.Name())); err != nil {
+				return nil, err
+			}
+			continue
+		}
+		s := &set{}
+		b, err := os.ReadFile(filepath.Join(n.setDir(e.Name()), "set.json"))
+		if err == nil {
+			err = json.Unmarshal(b, s)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("read set %s: %w", e.Name(), err)
+		}
+		s.stamp = stamp(s.Paths)
+		if s.good, s.fault = manifest.Load(s.Paths); s.fault != nil {
+			if s.good, err = manifest.Load([]string{filepath.Join(n.setDir(s.Name), "files")}); err != nil {
+				return nil, fmt.Errorf("read the last good copy of set %s: %w", s.Name, err)
+			}
+		}
+		sets[s.Name] = s
+	}
+	return sets, nil
+}
+
+// merged is all sets as one.
+type merged struct {
+	manifest.Set
+	configMaps map[string]*corev1.ConfigMap
+	secrets    map[string]*corev1.Secret
+}
+
+// ConfigMap and Secret make merged a pod.Lookup.
+func (m *merged) ConfigMap(namespace, name string) *corev1.ConfigMap {
+	return m.configMaps[namespace+"/"+name]
+}
+
+// Secret finds one by name, nil when there is none.
+func (m *merged) Secret(namespace, name string) *corev1.Secret { return m.secrets[namespace+"/"+name] }
+
+// merge joins sets. An object that two sets declare is an error that names
+// both, except a Namespace, which several may need.
+func merge(sets map[string]*set) (*merged, error) {
+	out := &merged{configMaps: map[string]*corev1.ConfigMap{}, secrets: map[string]*corev1.Secret{}}
+	owner := map[manifest.Key]string{}
+	var all []error
+	for _, name := range sortedNames(sets) {
+		s := sets[name]
+		for _, k := range s.good.Keys() {
+			if k.Kind == "Namespace" {
+				continue
+			}
+			if other, ok := owner[k]; ok {
+				all = append(all, &errs.Error{Kind: errs.Conflict, Subject: k.String(), Expected: "one declaration", Seen: "another in " + strings.Join(sets[other].Paths, ", "), Fix: "take one of them down"})
+			}
+			owner[k] = name
+		}
+		g := &s.good
+		out.Namespaces = append(out.Namespaces, g.Namespaces...)
+		out.ServiceAccounts = append(out.ServiceAccounts, g.ServiceAccounts...)
+		out.ConfigMaps = append(out.ConfigMaps, g.ConfigMaps...)
+		out.Secrets = append(out.Secrets, g.Secrets...)
+		out.Services = append(out.Services, g.Services...)
+		out.Pods = append(out.Pods, g.Pods...)
+		out.Deployments = append(out.Deployments, g.Deployments...)
+		out.StatefulSets = append(out.StatefulSets, g.StatefulSets...)
+		out.Jobs = append(out.Jobs, g.Jobs...)
+		out.NetworkPolicies = append(out.NetworkPolicies, g.NetworkPolicies...)
+		out.Authorizations = append(out.Authorizations, g.Authorizations...)
+		out.PeerAuths = append(out.PeerAuths, g.PeerAuths...)
+		out.TrustPolicies = append(out.TrustPolicies, g.TrustPolicies...)
+	}
+	for _, c := range out.ConfigMaps {
+		out.configMaps[c.Namespace+"/"+c.Name] = c
+	}
+	for _, s := range out.Secrets {
+		out.secrets[s.Namespace+"/"+s.Name] = s
+	}
+	return out, errors.Join(all...)
+}
+
+func (m *merged) objects() plan.Objects {
+	return plan.Objects{Pods: m.Pods, Deployments: m.Deployments, StatefulSets: m.StatefulSets, Jobs: m.Jobs}
+}
+
+func sortedNames[V any](m map[string]V) []string {
+	out := make([]string, 0, len(m))
+	for k := range m {
+		out = append(out, k)
+	}
+	slices.Sort(out)
+	return out
+}
