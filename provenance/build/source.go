@@ -129,19 +129,22 @@ func (o *origin) taint(why string) {
 func (o origin) dirty() bool { return o.why != "" }
 
 // tracked taints o unless the commit holds all of the absolute paths: an
-// ignored file that was compiled is not in the commit, yet git calls the tree
-// clean.
+// ignored file that was compiled is not in the commit, and a file that git was
+// told to overlook may differ from it, yet git calls the tree clean.
 func (o *origin) tracked(ctx context.Context, paths []string) error {
 	if o.commit == "" || o.dirty() {
 		return nil
 	}
-	out, err := git(ctx, o.top, "ls-files", "-z", "--full-name")
+	out, err := git(ctx, o.top, "ls-files", "-z", "-v", "--full-name")
 	if err != nil {
 		return err
 	}
 	held := map[string]bool{}
 	for _, p := range strings.Split(out, "\x00") {
-		held[filepath.Join(o.top, p)] = true
+		// "H" is a file that git compares; "S" and lower case letters are not.
+		if path, compared := strings.CutPrefix(p, "H "); compared {
+			held[filepath.Join(o.top, path)] = true
+		}
 	}
 	for _, p := range paths {
 		if !held[p] {

@@ -42,8 +42,14 @@ func (b *builder) tarball(ctx context.Context) error {
 		return err
 	}
 	t := &tarReader{b: b, kinds: map[string]byte{}, kept: map[string][]byte{}}
-	if err := t.all(ctx, tar.NewReader(plain)); err != nil {
+	end := &zeros{r: plain}
+	if err := t.all(ctx, tar.NewReader(end)); err != nil {
 		return fmt.Errorf("read %s: %w", b.src.Tar, err)
+	}
+	if end.n < 1024 {
+		// archive/tar takes the end of the file for the end of the archive;
+		// half a root file system must not pass for a whole one.
+		return &errs.Error{Kind: errs.Invalid, Subject: b.src.Tar, Expected: "an archive that ends in two empty blocks", Seen: "one that is cut short", Fix: "copy it again"}
 	}
 	if err := errors.Join(drain(plain), drain(raw)); err != nil {
 		return fmt.Errorf("read %s: %w", b.src.Tar, err)
@@ -60,6 +66,22 @@ func (b *builder) tarball(ctx context.Context) error {
 		}
 		return nil, fs.ErrNotExist
 	})
+}
+
+// zeros counts the zero bytes at the end of what was read.
+type zeros struct {
+	r io.Reader
+	n int
+}
+
+func (z *zeros) Read(p []byte) (int, error) {
+	n, err := z.r.Read(p)
+	if rest := bytes.TrimRight(p[:n], "\x00"); len(rest) > 0 {
+		z.n = n - len(rest)
+	} else {
+		z.n += n
+	}
+	return n, err
 }
 
 // unzip undoes gzip, which is known by its first two bytes.
