@@ -1,0 +1,289 @@
+// SPDX-License-Identifier: Apache-2.0
+
+// Package bench measures the proxy beside others on the same machine in the
+// same run. It needs nginx and wrk and is run by hand:
+//
+//	go test -bench Hop -run '^$' ./test/bench
+//
+// What counts is processor time per request of each hop, by the kernel's
+// accounting; wall time on a shared machine says little.
+package bench
+
+import (
+	"context"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"redoubt.dev/api/wire"
+	"redoubt.dev/base/obs"
+	"redoubt.dev/base/run"
+	"redoubt.dev/proxy"
+	"redoubt.dev/proxy/proxytest"
+	"redoubt.dev/proxy/route"
+)
+
+// role is what a re-executed test binary runs as a process of its own.
+type role struct {
+	Dir     string
+	Snap    wire.Snapshot
+	Leaving map[string][]netip.AddrPort
+	Coming  map[string][2]netip.AddrPort
+	Loops   int
+	Log     bool
+}
+
+const roleEnv = "REDOUBT_BENCH_ROLE"
+
+func TestMain(m *testing.M) {
+	if f := os.Getenv(roleEnv); f != "" {
+		os.Exit(run.Main(func(ctx context.Context) error { return serve(ctx, f) }))
+	}
+	os.Exit(m.Run())
+}
+
+func serve(ctx context.Context, file string) error {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	var r role
+	if err := json.Unmarshal(b, &r); err != nil {
+		return err
+	}
+	open := proxytest.NewLoopback()
+	for uid, at := range r.Leaving {
+		open.Leaving(uid, at...)
+	}
+	for uid, at := range r.Coming {
+		open.Coming(uid, at[0], at[1])
+	}
+	cfg := proxy.Default(r.Loops)
+	cfg.Control, cfg.Metrics = filepath.Join(r.Dir, "c.sock"), ""
+	cfg.Audit, cfg.AccessLog = filepath.Join(r.Dir, "audit.log"), ""
+	if r.Log {
+		cfg.AccessLog = filepath.Join(r.Dir, "access.log")
+	}
+	cfg.Drain = time.Second
+	cfg.Snapshot = route.Options{AllowLoopbackForTest: true}
+	runtime.GOMAXPROCS(r.Loops + 1)
+	p, err := proxy.New(cfg, obs.Logger(os.Stderr, "proxy", 8), open)
+	if err != nil {
+		return err
+	}
+	g := run.New(ctx)
+	g.Go("proxy", p.Run)
+	if err := p.Apply(&r.Snap); err != nil {
+		return err
+	}
+	return g.Wait()
+}
+
+// hop is a pair of running proxies.
+type hop struct {
+	name  string
+	front netip.AddrPort
+	pids  [2]int
+}
+
+type bench struct {
+	b    *testing.B
+	dir  string
+	ca   *proxytest.CA
+	at   func(byte) netip.Addr
+	next uint16
+}
+
+func (b *bench) start(cmd *exec.Cmd) int {
+	b.b.Helper()
+	cmd.Stderr = os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
+	if err := cmd.Start(); err != nil {
+		b.b.Fatal(err)
+	}
+	b.b.Cleanup(func() {
+		cmd.Process.Signal(syscall.SIGTERM)
+		cmd.Wait()
+	})
+	return cmd.Process.Pid
+}
+
+func (b *bench) wait(at netip.AddrPort) {
+	b.b.Helper()
+	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); {
+		c, err := net.Dial("tcp", at.String())
+		if err == nil {
+			c.Close()
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	b.b.Fatalf("nothing listens on %s", at)
+}
+
+func (b *bench) file(name, text string) string {
+	p := filepath.Join(b.dir, name)
+	if err := os.WriteFile(p, []byte(text), 0o600); err != nil {
+		b.b.Fatal(err)
+	}
+	return p
+}
+
+func (b *bench) port() uint16 { b.next++; return b.next }
+
+// nginx starts one nginx with one worker, in the foreground, and gives the
+// worker's pid.
+func (b *bench) nginx(name, http string) int {
+	conf := b.file(name+".conf", `daemon off; worker_processes 1; master_process off; pid `+filepath.Join(b.dir, name+".pid")+`; error_log `+filepath.Join(b.dir, name+".err")+` crit;
+events { worker_connections 8192; }
+http { access_log off; keepalive_requests 100000000; keepalive_timeout 600; client_body_temp_path `+b.dir+`; proxy_temp_path `+b.dir+`; fastcgi_temp_path `+b.dir+`; uwsgi_temp_path `+b.dir+`; scgi_temp_path `+b.dir+`;
+`+http+"}\n")
+	return b.start(exec.Command("nginx", "-p", b.dir, "-c", conf))
+}
+
+func (b *bench) pem(id string) (cert, key string) {
+	s := b.ca.Issue(b.b, id, time.Hour)
+	n := strings.ReplaceAll(id, "/", "_")
+	cert = b.file(n+".crt", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.Chain[0]})))
+	key = b.file(n+".key", string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: s.Key})))
+	return cert, key
+}
+
+func (b *bench) nginxHop(origin netip.AddrPort) hop {
+	root := b.file("root.pem", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: b.ca.Root()})))
+	crtA, keyA := b.pem(b.ca.ID("n", "a"))
+	crtB, keyB := b.pem(b.ca.ID("n", "b"))
+	front := netip.AddrPortFrom(b.at(10), b.port())
+	back := netip.AddrPortFrom(b.at(11), b.port())
+	up := `proxy_http_version 1.1; proxy_set_header Connection ""; proxy_set_header Host $host;`
+	pb := b.nginx("b", fmt.Sprintf(`upstream o { server %s; keepalive 1024; keepalive_requests 100000000; }
+server { listen %s ssl backlog=4096; ssl_certificate %s; ssl_certificate_key %s; ssl_client_certificate %s; ssl_verify_client on; ssl_protocols TLSv1.3; ssl_conf_command Ciphersuites TLS_AES_128_GCM_SHA256; ssl_session_tickets off;
+location / { %s proxy_pass http://o; } }`, origin, back, crtB, keyB, root, up))
+	pa := b.nginx("a", fmt.Sprintf(`upstream o { server %s; keepalive 1024; keepalive_requests 100000000; }
+server { listen %s backlog=4096; location / { %s proxy_pass https://o; proxy_ssl_certificate %s; proxy_ssl_certificate_key %s; proxy_ssl_trusted_certificate %s; proxy_ssl_protocols TLSv1.3; proxy_ssl_conf_command Ciphersuites TLS_AES_128_GCM_SHA256; proxy_ssl_session_reuse off; } }`, back, front, up, crtA, keyA, root))
+	b.wait(front)
+	b.wait(back)
+	return hop{"nginx", front, [2]int{pa, pb}}
+}
+
+func (b *bench) ownHop(origin netip.AddrPort, log bool) hop {
+	name := "redoubt"
+	if log {
+		name += "+log"
+	}
+	idA, idB := b.ca.ID("shop", "a"), b.ca.ID("bank", "b")
+	h0 := byte(20)
+	if log {
+		h0 = 30
+	}
+	vip, podB := netip.AddrPortFrom(b.at(h0), b.port()), netip.AddrPortFrom(b.at(h0+1), b.port())
+	pa := wire.Pod{UID: "a", Namespace: "shop", Name: "a", Addr: b.at(h0 + 2), SVID: b.ca.Issue(b.b, idA, time.Hour), Inbound: wire.Authz{MTLS: wire.MTLSStrict}}
+	pb := wire.Pod{UID: "b", Namespace: "bank", Name: "b", Addr: podB.Addr(), SVID: b.ca.Issue(b.b, idB, time.Hour),
+		Inbound: wire.Authz{MTLS: wire.MTLSStrict, Allow: []wire.Rule{{Policy: "bank/shop", From: []wire.Source{{Namespaces: []string{"shop"}}}}}}}
+	snap := wire.Snapshot{Version: 1, TrustDomain: b.ca.Domain, Roots: [][]byte{b.ca.Root()},
+		Services: []wire.Service{{Namespace: "bank", Name: "s", VIP: vip.Addr(), Ports: []wire.ServicePort{{Port: vip.Port(), Protocol: wire.ProtoAuto, Endpoints: []wire.Backend{{Addr: podB, ID: idB}}}}}}}
+	var h hop
+	for i, r := range []role{
+		{Leaving: map[string][]netip.AddrPort{"a": {vip}}, Snap: snap},
+		{Coming: map[string][2]netip.AddrPort{"b": {podB, origin}}, Snap: snap},
+	} {
+		r.Snap.Pods = []wire.Pod{[]wire.Pod{pa, pb}[i]}
+		r.Dir, r.Loops, r.Log = b.b.TempDir(), 1, log
+		j, err := json.Marshal(r)
+		if err != nil {
+			b.b.Fatal(err)
+		}
+		cmd := exec.Command(os.Args[0])
+		cmd.Env = append(os.Environ(), roleEnv+"="+b.file(fmt.Sprintf("%s%d.json", name, i), string(j)))
+		h.pids[i] = b.start(cmd)
+	}
+	b.wait(vip)
+	b.wait(podB)
+	h.name, h.front = name, vip
+	return h
+}
+
+// cpu is the processor time a process has used.
+func cpu(b *testing.B, pid int) time.Duration {
+	s, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		b.Fatal(err)
+	}
+	f := strings.Fields(string(s[strings.LastIndexByte(string(s), ')')+2:]))
+	u, _ := strconv.ParseInt(f[11], 10, 64)
+	k, _ := strconv.ParseInt(f[12], 10, 64)
+	return time.Duration(u+k) * 10 * time.Millisecond
+}
+
+func rss(pid int) string {
+	s, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	m := regexp.MustCompile(`VmRSS:\s+(\d+)`).FindSubmatch(s)
+	if m == nil {
+		return "?"
+	}
+	n, _ := strconv.Atoi(string(m[1]))
+	return fmt.Sprintf("%.1fMB", float64(n)/1024)
+}
+
+var (
+	wrkTotal = regexp.MustCompile(`(\d+) requests in`)
+	wrkP99   = regexp.MustCompile(`99%\s+(\S+)`)
+	wrkBad   = regexp.MustCompile(`(?m)^\s+(Socket errors|Non-2xx).*$`)
+)
+
+func (b *bench) load(h hop, conns int, d time.Duration) string {
+	before := [2]time.Duration{cpu(b.b, h.pids[0]), cpu(b.b, h.pids[1])}
+	out, err := exec.Command("wrk", "-t1", "--latency", "-c"+strconv.Itoa(conns), "-d"+d.String(), "http://"+h.front.String()+"/").CombinedOutput()
+	if err != nil {
+		b.b.Fatalf("%v\n%s", err, out)
+	}
+	m := wrkTotal.FindSubmatch(out)
+	if m == nil {
+		b.b.Fatalf("no result:\n%s", out)
+	}
+	n, _ := strconv.ParseFloat(string(m[1]), 64)
+	var us [2]float64
+	for i, pid := range h.pids {
+		us[i] = float64(cpu(b.b, pid)-before[i]) / n / 1e3
+	}
+	bad := string(wrkBad.Find(out))
+	return fmt.Sprintf("%-12s c=%-4d %7.0f req/s  cpu A %5.1f B %5.1f µs  p99 %s  rss %s/%s %s", h.name, conns, n/d.Seconds(), us[0], us[1], wrkP99.FindSubmatch(out)[1], rss(h.pids[0]), rss(h.pids[1]), bad)
+}
+
+func BenchmarkHop(tb *testing.B) {
+	for _, tool := range []string{"nginx", "wrk"} {
+		if _, err := exec.LookPath(tool); errors.Is(err, exec.ErrNotFound) {
+			tb.Skip("needs " + tool)
+		}
+	}
+	b := &bench{b: tb, dir: tb.TempDir(), ca: proxytest.NewCA(tb, "bank.example"), at: proxytest.Net(), next: 21000}
+	origin := netip.AddrPortFrom(b.at(1), b.port())
+	b.nginx("origin", fmt.Sprintf(`server { listen %s backlog=4096; location / { default_type text/plain; return 200 "%s"; } }`, origin, strings.Repeat("x", 100)))
+	b.wait(origin)
+	hops := []hop{b.nginxHop(origin), b.ownHop(origin, false), b.ownHop(origin, true)}
+	d := 3 * time.Second
+	if s := os.Getenv("BENCH_SECONDS"); s != "" {
+		n, _ := strconv.Atoi(s)
+		d = time.Duration(n) * time.Second
+	}
+	for _, conns := range []int{1, 64, 512} {
+		for range 3 { // interleaved: the machine's moods hit all alike
+			for _, h := range hops {
+				tb.Log(b.load(h, conns, d))
+			}
+		}
+	}
+}
