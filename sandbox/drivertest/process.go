@@ -40,9 +40,9 @@ func testOutput(t *testing.T, s *suite) {
 		t.Errorf("output %q, %v", out, err)
 	}
 	// Much output arrives whole.
-	big, _ := p.run(p.shell("big", "seq 1 200000"))
+	big, e := p.run(p.shell("big", "seq 1 200000"))
 	if n := strings.Count(big, "\n"); n != 200000 || !strings.HasSuffix(big, "\n200000\n") {
-		t.Errorf("%d lines of 200000", n)
+		t.Errorf("%d lines of 200000, %+v", n, e)
 	}
 }
 

@@ -29,6 +29,7 @@ type Image struct {
 	Digest string // "sha256:…" of the file
 	Bytes  int64  // length of the file
 	Inodes int
+	Dir    bool // the root is a directory, not a file
 }
 
 // Flatten applies layers in order, the base first, and puts the resulting
@@ -117,7 +118,7 @@ func finish(f *os.File, root *node, next uint32) (Image, error) {
 	if _, err := io.Copy(h, io.NewSectionReader(f, 0, size)); err != nil {
 		return Image{}, err
 	}
-	return Image{Digest: "sha256:" + hex.EncodeToString(h.Sum(nil)), Bytes: size, Inodes: inodes}, nil
+	return Image{Digest: "sha256:" + hex.EncodeToString(h.Sum(nil)), Bytes: size, Inodes: inodes, Dir: root.isDir()}, nil
 }
 
 // publish makes f durable and gives it its name in one step.

@@ -24,8 +24,9 @@ type container struct {
 	id string
 
 	// What Start needs; nil after it, and in an adopted sandbox.
-	start *control.StartArgs
-	files []*os.File
+	start  *control.StartArgs
+	files  []*os.File
+	limits []control.Limit
 
 	end waiter
 }
@@ -61,11 +62,7 @@ func (b *box) addLocked(ctx context.Context, spec sandbox.ContainerSpec) (*conta
 	}
 	c, err := b.prepare(ctx, spec, rec)
 	if err == nil {
-		var terminal *os.File
-		if spec.OCI.Process.Terminal {
-			terminal = spec.Stdio[0]
-		}
-		if err = b.control.Create(ctx, c.id, terminal); err != nil {
+		if err = b.register(ctx, spec); err != nil {
 			closeAll(c.files)
 		}
 	}
@@ -74,6 +71,19 @@ func (b *box) addLocked(ctx context.Context, spec sandbox.ContainerSpec) (*conta
 	}
 	b.containers[c.id] = c
 	return c, nil
+}
+
+// register tells the Sentry of a container, and gives it the terminal.
+func (b *box) register(ctx context.Context, spec sandbox.ContainerSpec) error {
+	if !spec.OCI.Process.Terminal {
+		return b.control.Create(ctx, spec.ID, nil)
+	}
+	terminal, err := ownStream(spec.Stdio[0])
+	if err != nil {
+		return err
+	}
+	defer terminal.Close()
+	return b.control.Create(ctx, spec.ID, terminal)
 }
 
 // forget drops a container from the journal and its volumes from the gofer.
@@ -105,6 +115,9 @@ func (c *container) Start(ctx context.Context) error {
 			Fix: "delete it and add it again"}
 	}
 	defer closeAll(files)
+	if err := c.b.control.Limit(ctx, c.id, c.limits); err != nil {
+		return fmt.Errorf("limit container %s: %w", c.id, err)
+	}
 	if err := c.b.control.Start(ctx, *args, files); err != nil {
 		return fmt.Errorf("start container %s: %w", c.id, err)
 	}
@@ -209,8 +222,8 @@ func (c *container) Exec(ctx context.Context, p sandbox.ProcessSpec) (sandbox.Pr
 	if err != nil {
 		return nil, err
 	}
-	defer closeAll(files.own)
-	pid, err := c.b.control.Exec(ctx, args, files.all)
+	defer closeAll(files)
+	pid, err := c.b.control.Exec(ctx, args, files)
 	if err != nil {
 		return nil, fmt.Errorf("exec in container %s: %w", c.id, err)
 	}

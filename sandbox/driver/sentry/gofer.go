@@ -24,41 +24,41 @@ import (
 
 const goferSock = "gofer.sock"
 
-// hostVolume makes a file or directory of the host visible to the Sentry: as
+// hostVolume makes a file or directory of the host visible to the Sentry:
 // a mount in the gofer's root, and as a connection to the gofer. It gives the
 // Sentry's end of that. The caller holds mu.
-func (b *box) hostVolume(ctx context.Context, m sandbox.Mount, rec *record) (*os.File, error) {
+func (b *box) hostVolume(ctx context.Context, m sandbox.Mount, rec *record) (_ *os.File, isDir bool, err error) {
 	if !filepath.IsAbs(m.Source) {
-		return nil, invalid("Source", "an absolute path", m.Source)
+		return nil, false, invalid("Source", "an absolute path", m.Source)
 	}
 	tree, isDir, err := cloneTree(m)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	defer tree.Close()
 	if err := b.startGofer(ctx); err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	n := b.state.Volumes
 	b.state.Volumes++
 	rec.Volumes = append(rec.Volumes, n)
 	if err := b.save(); err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	if err := b.moveIn(tree, n, isDir); err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	ours, theirs := os.NewFile(uintptr(fds[0]), "volume"), os.NewFile(uintptr(fds[1]), "volume")
 	defer theirs.Close()
 	if err := b.order(ctx, bootdoc.Order{Volume: n, ReadOnly: m.ReadOnly}, theirs); err != nil {
 		ours.Close()
-		return nil, err
+		return nil, false, err
 	}
-	return ours, nil
+	return ours, isDir, nil
 }
 
 // cloneTree takes a mount of its own of what m names, with what is mounted

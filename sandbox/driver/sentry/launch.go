@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"redoubt.dev/api/errs"
+	"redoubt.dev/sandbox"
 	"redoubt.dev/sandbox/driver/sentry/internal/bootdoc"
 	"redoubt.dev/sandbox/driver/sentry/internal/cgroup"
 	"redoubt.dev/sandbox/driver/sentry/internal/control"
@@ -42,7 +43,7 @@ func (b *box) launch(ctx context.Context) error {
 		return err
 	}
 	b.group = b.d.groups.Group(b.spec.Cgroup)
-	if err := b.group.Make(b.spec.Limits); err != nil {
+	if err := b.group.Make(hostLimits(b.spec.Limits)); err != nil {
 		return err
 	}
 	s, err := b.start(ctx)
@@ -70,6 +71,18 @@ func (b *box) launch(ctx context.Context) error {
 	}
 	b.state.Ready = true
 	return b.save()
+}
+
+// hostLimits are what the pod's control group on the host enforces. Of
+// processes it counts what the guest's are made of: up to some threads of the
+// host for each of the guest, and the Sentry's own. The guest's kernel holds
+// the exact limit (guestLimits); this one keeps a broken guest from taking
+// the machine's.
+func hostLimits(l sandbox.Limits) sandbox.Limits {
+	if l.Pids > 0 {
+		l.Pids = 4*l.Pids + 512
+	}
+	return l
 }
 
 // starting holds the driver's ends while a Sentry starts.

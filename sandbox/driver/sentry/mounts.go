@@ -27,6 +27,7 @@ type plan struct {
 	confs  []control.MountConf
 	stdio  []*os.File // not with a terminal
 	uppers []*os.File
+	over   *os.File // archive laid over the root; nil when there is none
 	lowers []*os.File
 }
 
@@ -36,6 +37,9 @@ func (p *plan) files() []*os.File {
 	var all []*os.File
 	all = append(all, p.stdio...)
 	all = append(all, p.uppers...)
+	if p.over != nil {
+		all = append(all, p.over)
+	}
 	return append(all, p.lowers...)
 }
 
@@ -48,9 +52,10 @@ func (b *box) prepare(ctx context.Context, s sandbox.ContainerSpec, rec *record)
 	}
 	c := newContainer(b, s.ID)
 	c.files = p.files()
+	c.limits = guestLimits(b.spec.Limits, s.OCI.Linux)
 	c.start = &control.StartArgs{
 		Spec: p.spec, Conf: startConf(), CID: s.ID,
-		NumGoferFilestoreFDs: len(p.uppers), GoferMountConfs: p.confs,
+		NumGoferFilestoreFDs: len(p.uppers), GoferMountConfs: p.confs, IsRootfsUpperTarFilePresent: p.over != nil,
 	}
 	return c, nil
 }
@@ -63,24 +68,51 @@ func (b *box) fill(ctx context.Context, p *plan, s sandbox.ContainerSpec, rec *r
 		p.spec.Hostname = b.spec.Hostname
 	}
 	if !s.OCI.Process.Terminal {
-		st, err := openStreams(s.Stdio)
-		if err != nil {
+		if p.stdio, err = ownStreams(s.Stdio); err != nil {
 			return err
 		}
-		// The caller closes its files after Add, so Start needs copies.
-		if p.stdio, err = dupAll(st.all); err != nil {
-			return err
-		}
-		closeAll(st.own)
 	}
 	if err := b.rootfs(p, s); err != nil {
 		return err
 	}
+	points := []image.Point{{Path: p.spec.Process.Cwd, Dir: true}, {Path: "/tmp", Dir: true}}
+	for _, m := range p.spec.Mounts {
+		points = append(points, image.Point{Path: m.Destination, Dir: true})
+	}
 	for i, m := range s.Mounts {
-		if err := b.volume(ctx, p, m, rec); err != nil {
+		dir, err := b.volume(ctx, p, m, rec)
+		if err != nil {
 			return fmt.Errorf("Mounts[%d]: %w", i, err)
 		}
+		points = append(points, image.Point{Path: m.Target, Dir: dir})
 	}
+	if p.spec.Root.Readonly {
+		return p.overlay(points)
+	}
+	return nil
+}
+
+// overlay lays over a read-only image what the Sentry could not make in it:
+// mount points, its own ("/proc" and the like) and those of volumes.
+func (p *plan) overlay(points []image.Point) error {
+	for _, own := range []string{"/proc", "/sys", "/dev"} {
+		points = append(points, image.Point{Path: own, Dir: true})
+	}
+	any := false
+	f, err := frozen("overlay", 0, 0o444, func(f *os.File) (err error) {
+		any, err = image.MountPoints(p.lowers[0], points, f)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	root := control.MountConf{Lower: control.LowerErofs}
+	if !any {
+		f.Close()
+	} else {
+		root.Upper, p.over = control.UpperMemory, f
+	}
+	p.confs = append([]control.MountConf{root}, p.confs...)
 	return nil
 }
 
@@ -100,11 +132,7 @@ func (b *box) rootfs(p *plan, s sandbox.ContainerSpec) error {
 		return invalid("Rootfs", "an EROFS image", st.Mode().Type().String())
 	}
 	if p.spec.Root.Readonly {
-		p.confs = append(p.confs, control.MountConf{Lower: control.LowerErofs})
-		// Mount points that the image lacks can only be made on a layer
-		// above it; the Sentry makes it read-only when it is done.
-		p.confs[len(p.confs)-1].Upper = control.UpperMemory
-		return nil
+		return nil // lowest decides, when all mount points are known
 	}
 	upper, err := b.scratch()
 	if err != nil {
@@ -133,9 +161,10 @@ func (b *box) scratch() (*os.File, error) {
 	return f, os.Remove(f.Name())
 }
 
-func (b *box) volume(ctx context.Context, p *plan, m sandbox.Mount, rec *record) error {
+// volume adds one volume and says whether it is a directory.
+func (b *box) volume(ctx context.Context, p *plan, m sandbox.Mount, rec *record) (dir bool, err error) {
 	if !path.IsAbs(m.Target) || path.Clean(m.Target) == "/" {
-		return invalid("Target", "an absolute path below the root", m.Target)
+		return false, invalid("Target", "an absolute path below the root", m.Target)
 	}
 	mount := specs.Mount{Destination: path.Clean(m.Target), Options: []string{"rw"}}
 	if m.ReadOnly || m.Kind == sandbox.Fixed {
@@ -145,30 +174,30 @@ func (b *box) volume(ctx context.Context, p *plan, m sandbox.Mount, rec *record)
 	case sandbox.Shared:
 		slot, err := b.slot(ctx, m)
 		if err != nil {
-			return err
+			return false, err
 		}
-		mount.Type, mount.Source = "tmpfs", bootdoc.SharedSource(slot)
+		dir, mount.Type, mount.Source = true, "tmpfs", bootdoc.SharedSource(slot)
 	case sandbox.Fixed:
-		f, err := fixed(m.Source)
+		f, isDir, err := fixed(m.Source)
 		if err != nil {
-			return err
+			return false, err
 		}
-		mount.Type = "erofs"
+		dir, mount.Type = isDir, "erofs"
 		p.lowers = append(p.lowers, f)
 		p.confs = append(p.confs, control.MountConf{Lower: control.LowerErofs})
 	case sandbox.Host:
-		f, err := b.hostVolume(ctx, m, rec)
+		f, isDir, err := b.hostVolume(ctx, m, rec)
 		if err != nil {
-			return err
+			return false, err
 		}
-		mount.Type, mount.Source = "bind", "host"
+		dir, mount.Type, mount.Source = isDir, "bind", "host"
 		p.lowers = append(p.lowers, f)
 		p.confs = append(p.confs, control.MountConf{Lower: control.LowerGofer})
 	default:
-		return unsupported("Kind", "Shared, Fixed or Host", fmt.Sprint(m.Kind))
+		return false, unsupported("Kind", "Shared, Fixed or Host", fmt.Sprint(m.Kind))
 	}
 	p.spec.Mounts = append(p.spec.Mounts, mount)
-	return nil
+	return dir, nil
 }
 
 // slot gives the pod-wide volume of m's name its place among those that the
@@ -206,59 +235,17 @@ func (b *box) slot(ctx context.Context, m sandbox.Mount) (int, error) {
 
 // fixed takes the content of source into memory, never onto a disk: it may
 // be a secret. The memory is immutable from then on.
-func fixed(source string) (*os.File, error) {
+func fixed(source string) (_ *os.File, dir bool, err error) {
 	if !filepath.IsAbs(source) {
-		return nil, invalid("Source", "an absolute path", source)
+		return nil, false, invalid("Source", "an absolute path", source)
 	}
-	return frozen("fixed", 0, 0o444, func(f *os.File) error {
-		_, err := image.Fix(f, source, image.FixedLimits())
+	f, err := frozen("fixed", 0, 0o444, func(f *os.File) error {
+		im, err := image.Fix(f, source, image.FixedLimits())
 		if errors.Is(err, os.ErrNotExist) {
 			return &errs.Error{Kind: errs.NotFound, Field: "Source", Err: err}
 		}
+		dir = im.Dir
 		return err
 	})
-}
-
-// streams are the three standard files; own are those that were opened here.
-type streams struct{ all, own []*os.File }
-
-// openStreams puts /dev/null where there is none.
-func openStreams(in [3]*os.File) (streams, error) {
-	var s streams
-	for _, f := range in {
-		if f == nil {
-			null, err := os.OpenFile(os.DevNull, os.O_RDWR, 0)
-			if err != nil {
-				closeAll(s.own)
-				return streams{}, err
-			}
-			s.own = append(s.own, null)
-			f = null
-		}
-		s.all = append(s.all, f)
-	}
-	return s, nil
-}
-
-// dupAll copies descriptors without touching the originals' flags.
-func dupAll(files []*os.File) ([]*os.File, error) {
-	var out []*os.File
-	for _, f := range files {
-		raw, err := f.SyscallConn()
-		if err != nil {
-			closeAll(out)
-			return nil, err
-		}
-		var fd int
-		var derr error
-		if err := raw.Control(func(old uintptr) { fd, derr = unix.FcntlInt(old, unix.F_DUPFD_CLOEXEC, 0) }); err != nil {
-			derr = err
-		}
-		if derr != nil {
-			closeAll(out)
-			return nil, derr
-		}
-		out = append(out, os.NewFile(uintptr(fd), f.Name()))
-	}
-	return out, nil
+	return f, dir, err
 }

@@ -4,6 +4,7 @@ package sentry
 
 import (
 	"fmt"
+	"os"
 	"path"
 	"slices"
 	"strings"
@@ -20,6 +21,7 @@ import (
 func startConf() map[string]any {
 	return map[string]any{
 		"Platform": "systrap", "OCISeccomp": true, "FDLimit": -1, "DCache": -1, "PanicSignal": -1,
+		"InSandboxCgroup":  1, // version 2
 		"FileAccessMounts": 1, // volumes of the host are seen live: someone else may change them
 	}
 }
@@ -83,6 +85,9 @@ func guestSpec(s sandbox.ContainerSpec) (*specs.Spec, error) {
 	}
 	process := *s.OCI.Process
 	process.ApparmorProfile, process.SelinuxLabel = "", ""
+	if process.Cwd == "" {
+		process.Cwd = "/"
+	}
 	g := &specs.Spec{
 		Version:  specs.Version,
 		Process:  &process,
@@ -104,22 +109,65 @@ func guestSpec(s sandbox.ContainerSpec) (*specs.Spec, error) {
 
 // namespaces keeps the PID namespace, the only one that may differ between
 // the containers of a pod; a container without one gets one of its own.
-// Containers that name the same path share it.
+// Containers that name the same path share it. Its control groups each
+// container sees from its own downwards.
 func namespaces(l *specs.Linux) []specs.LinuxNamespace {
+	pid := specs.LinuxNamespace{Type: specs.PIDNamespace}
 	if l != nil {
 		for _, ns := range l.Namespaces {
 			if ns.Type == specs.PIDNamespace {
-				return []specs.LinuxNamespace{{Type: specs.PIDNamespace, Path: ns.Path}}
+				pid.Path = ns.Path
 			}
 		}
 	}
-	return []specs.LinuxNamespace{{Type: specs.PIDNamespace}}
+	return []specs.LinuxNamespace{pid, {Type: specs.CgroupNamespace}}
+}
+
+// guestLimits are what the guest's own control group of a container says:
+// the container's resources where it has some, else the pod's. The guest's
+// kernel enforces the number of processes; the others tell programs what they
+// have, which the host's control group enforces for the pod as a whole.
+func guestLimits(pod sandbox.Limits, l *specs.Linux) []control.Limit {
+	memory, cpu, pids := pod.MemoryBytes, pod.CPUMillis, pod.Pids
+	if l != nil && l.Resources != nil {
+		r := l.Resources
+		if r.Memory != nil && r.Memory.Limit != nil && *r.Memory.Limit > 0 {
+			memory = lower(memory, *r.Memory.Limit)
+		}
+		if r.CPU != nil && r.CPU.Quota != nil && r.CPU.Period != nil && *r.CPU.Quota > 0 && *r.CPU.Period > 0 {
+			cpu = lower(cpu, *r.CPU.Quota*1000/int64(*r.CPU.Period))
+		}
+		if r.Pids != nil && r.Pids.Limit != nil && *r.Pids.Limit > 0 {
+			pids = lower(pids, *r.Pids.Limit)
+		}
+	}
+	var out []control.Limit
+	if memory > 0 {
+		out = append(out, control.Limit{File: "memory.max", Value: fmt.Sprint(memory)})
+	}
+	if cpu > 0 {
+		out = append(out, control.Limit{File: "cpu.max", Value: fmt.Sprintf("%d 100000", cpu*100)})
+	}
+	if pids > 0 {
+		out = append(out, control.Limit{File: "pids.max", Value: fmt.Sprint(pids)})
+	}
+	return out
+}
+
+// lower of two limits, of which 0 is none.
+func lower(a, b int64) int64 {
+	if a == 0 || b > 0 && b < a {
+		return b
+	}
+	return a
 }
 
 // ownMounts passes the file systems that the guest's kernel makes itself.
 func ownMounts(mounts []specs.Mount) ([]specs.Mount, error) {
 	var out []specs.Mount
+	hasCgroup := false
 	for _, m := range mounts {
+		hasCgroup = hasCgroup || m.Type == "cgroup" || m.Type == "cgroup2"
 		if slices.Contains(m.Options, "bind") || slices.Contains(m.Options, "rbind") || m.Type == "bind" {
 			return nil, unsupported("OCI.Mounts", "no bind mounts: name volumes in Mounts", m.Destination)
 		}
@@ -134,6 +182,9 @@ func ownMounts(mounts []specs.Mount) ([]specs.Mount, error) {
 		default:
 			return nil, unsupported("OCI.Mounts", "proc, sysfs, tmpfs, devpts, mqueue or cgroup", m.Type+" on "+m.Destination)
 		}
+	}
+	if !hasCgroup { // without it the container has no control group of its own
+		out = append(out, specs.Mount{Type: "cgroup", Source: "cgroup", Destination: "/sys/fs/cgroup", Options: []string{"ro"}})
 	}
 	return out, nil
 }
@@ -197,20 +248,20 @@ func capabilities(c *specs.LinuxCapabilities) (out control.Capabilities, err err
 	return out, nil
 }
 
-// execArgs translates an added process.
-func (c *container) execArgs(p sandbox.ProcessSpec) (a control.ExecArgs, s streams, err error) {
+// execArgs translates an added process. The caller closes the files.
+func (c *container) execArgs(p sandbox.ProcessSpec) (a control.ExecArgs, files []*os.File, err error) {
 	if p.OCI == nil || len(p.OCI.Args) == 0 {
-		return a, s, invalid("OCI.Args", "a command", "none")
+		return a, nil, invalid("OCI.Args", "a command", "none")
 	}
 	if p.OCI.Terminal && p.Stdio[0] == nil {
-		return a, s, invalid("Stdio", "the replica end of a terminal, for OCI.Terminal", "nil")
+		return a, nil, invalid("Stdio", "the replica end of a terminal, for OCI.Terminal", "nil")
 	}
 	caps, err := capabilities(p.OCI.Capabilities)
 	if err != nil {
-		return a, s, err
+		return a, nil, err
 	}
-	if s, err = openStreams(p.Stdio); err != nil {
-		return a, s, err
+	if files, err = ownStreams(p.Stdio); err != nil {
+		return a, nil, err
 	}
 	cwd := p.OCI.Cwd
 	if cwd == "" {
@@ -221,5 +272,5 @@ func (c *container) execArgs(p sandbox.ProcessSpec) (a control.ExecArgs, s strea
 		KUID: p.OCI.User.UID, KGID: p.OCI.User.GID, ExtraKGIDs: p.OCI.User.AdditionalGids,
 		NoNewPrivileges: p.OCI.NoNewPrivileges, Capabilities: caps,
 		StdioIsPty: p.OCI.Terminal, GuestFDs: []int{0, 1, 2}, ContainerID: c.id,
-	}, s, nil
+	}, files, nil
 }

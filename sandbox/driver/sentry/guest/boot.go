@@ -74,7 +74,7 @@ func Boot() error {
 			os.Exit(1)
 		}
 	}
-	if err := addVolumes(loader); err != nil {
+	if err := addPod(loader); err != nil {
 		return err
 	}
 	metric.Initialize()
@@ -176,6 +176,7 @@ func Config(debug bool) *config.Config {
 		RXChecksumOffload:     true,
 		QDisc:                 config.QDiscFIFO,
 		OCISeccomp:            true,
+		InSandboxCgroup:       config.InSandboxCgroupV2, // what programs look at to see their limits
 		FDLimit:               -1,
 		DCache:                -1,
 		ControlRPCStopTimeout: controlGrace,

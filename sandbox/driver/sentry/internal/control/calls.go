@@ -36,6 +36,9 @@ type StartArgs struct {
 	CID                  string
 	NumGoferFilestoreFDs int
 	GoferMountConfs      []MountConf
+	// IsRootfsUpperTarFilePresent says that before the files of lower layers
+	// comes a tar archive, the content of the root's upper layer.
+	IsRootfsUpperTarFilePresent bool
 }
 
 // StartRoot boots the guest's first process.
@@ -139,9 +142,20 @@ func (c Client) State(ctx context.Context, id string) (State, error) {
 	return s, err
 }
 
+// Limit is a value for a file of a container's control group in the guest.
+type Limit struct{ File, Value string }
+
+// Limit writes limits for a container that is created and not started.
+func (c Client) Limit(ctx context.Context, id string, limits []Limit) error {
+	return c.Call(ctx, "Pod.Limit", struct {
+		CID    string
+		Limits []Limit
+	}{id, limits}, nil, nil)
+}
+
 // Bound limits a pod-wide volume that no container has mounted yet.
 func (c Client) Bound(ctx context.Context, slot int, bytes int64) error {
-	return c.Call(ctx, "Volumes.Bound", struct {
+	return c.Call(ctx, "Pod.Bound", struct {
 		Slot  int
 		Bytes int64
 	}{slot, bytes}, nil, nil)
