@@ -129,27 +129,33 @@ func (c *authz) operation(at string, o *istio.Operation) wire.Operation {
 // close.
 func (c *authz) patterns(at string, list []string) []string {
 	for i, s := range list {
-		inner := strings.TrimSuffix(s, "*")
-		if inner == s {
-			inner = strings.TrimPrefix(s, "*")
-		}
-		if s == "" || strings.Contains(inner, "*") {
-			c.bad(errs.Invalid, fmt.Sprintf("%s[%d]", at, i), "a word, 'prefix*', '*suffix' or '*'", fmt.Sprintf("%.128q", s), "")
-		}
+		c.pattern(fmt.Sprintf("%s[%d]", at, i), s)
 	}
 	return slices.Clone(list)
 }
 
+func (c *authz) pattern(at, s string) {
+	inner := strings.TrimSuffix(s, "*")
+	if inner == s {
+		inner = strings.TrimPrefix(s, "*")
+	}
+	if s == "" || strings.Contains(inner, "*") {
+		c.bad(errs.Invalid, at, "a word, 'prefix*', '*suffix' or '*'", fmt.Sprintf("%.128q", s), "")
+	}
+}
+
 func (c *authz) paths(at string, list []string) []string {
 	for i, s := range list {
-		if strings.ContainsAny(s, "{}") {
-			c.bad(errs.Unsupported, fmt.Sprintf("%s[%d]", at, i), "a path without templates", fmt.Sprintf("%.128q", s), "write it as a prefix")
-		}
-		if !strings.HasPrefix(s, "/") && !strings.HasPrefix(s, "*") && s != "" {
-			c.bad(errs.Invalid, fmt.Sprintf("%s[%d]", at, i), "a path that begins with '/' or '*'", fmt.Sprintf("%.128q", s), "")
+		switch f := fmt.Sprintf("%s[%d]", at, i); {
+		case strings.ContainsAny(s, "{}"):
+			c.bad(errs.Unsupported, f, "a path without templates", fmt.Sprintf("%.128q", s), "write it as a prefix")
+		case !strings.HasPrefix(s, "/") && !strings.HasPrefix(s, "*"):
+			c.bad(errs.Invalid, f, "a path that begins with '/' or '*'", fmt.Sprintf("%.128q", s), "")
+		default:
+			c.pattern(f, s)
 		}
 	}
-	return c.patterns(at, list)
+	return slices.Clone(list)
 }
 
 // hosts are compared without case (RFC 9110 §4.2.3): wire holds them lower.

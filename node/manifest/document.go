@@ -108,6 +108,7 @@ func (d *document) fault(k errs.Kind, p tree.Path, expected, seen, fix string) {
 // read takes one object from root into set.
 func (d *document) read(root *tree.Node, set *Set) {
 	d.line = root.Line
+	d.name(root)
 	k := d.identify(root)
 	if k == nil {
 		return
@@ -132,8 +133,26 @@ func (d *document) read(root *tree.Node, set *Set) {
 	}
 }
 
-// identify finds the kind, and the name as far as it can be read, so that
-// every later problem can say whose it is.
+// name reads whose problems follow, as far as it can be read.
+func (d *document) name(root *tree.Node) {
+	word, _ := root.Get("kind").Str()
+	k := kinds()[word]
+	if k == nil {
+		return
+	}
+	d.key.Kind = k.name
+	if n, ok := root.Get("metadata").Get("name").Str(); ok && len(n) <= 253 {
+		d.key.Name = strings.Trim(tree.Quote(n), `"`)
+	}
+	if k.scope == namespaced {
+		d.key.Namespace = "default"
+	}
+	if ns, ok := root.Get("metadata").Get("namespace").Str(); ok && ns != "" && len(ns) <= 63 && k.scope != cluster {
+		d.key.Namespace = strings.Trim(tree.Quote(ns), `"`)
+	}
+}
+
+// identify finds the kind, nil when it is none that may be written.
 func (d *document) identify(root *tree.Node) *kind {
 	fail := func(k errs.Kind, p tree.Path, expected, seen, fix string) *kind {
 		line := d.line
@@ -152,6 +171,9 @@ func (d *document) identify(root *tree.Node) *kind {
 		return fail(errs.Invalid, "kind", "one of "+strings.Join(kindNames(), ", "), "none", "")
 	}
 	k := kinds()[name]
+	if name == "List" {
+		return fail(errs.Unsupported, "kind", "an object", "a List within a List", "put its items into the outer one")
+	}
 	if k == nil {
 		if slices.Contains(elsewhere, name) {
 			return fail(errs.Unsupported, "kind", "a kind that has an effect here: "+strings.Join(kindNames(), ", "), tree.Quote(name), "")
@@ -161,16 +183,6 @@ func (d *document) identify(root *tree.Node) *kind {
 			fix = "did you mean " + near + "?"
 		}
 		return fail(errs.Invalid, "kind", "one of "+strings.Join(kindNames(), ", "), tree.Quote(name), fix)
-	}
-	d.key.Kind = k.name
-	if n, ok := root.Get("metadata").Get("name").Str(); ok && len(n) <= 253 {
-		d.key.Name = strings.Trim(tree.Quote(n), `"`)
-	}
-	if k.scope == namespaced {
-		d.key.Namespace = "default"
-	}
-	if ns, ok := root.Get("metadata").Get("namespace").Str(); ok && ns != "" && len(ns) <= 63 && k.scope != cluster {
-		d.key.Namespace = strings.Trim(tree.Quote(ns), `"`)
 	}
 	if !vok || !slices.Contains(k.versions, version) {
 		seen := "none"

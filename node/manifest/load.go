@@ -191,6 +191,9 @@ func (l *loader) text(b []byte, name string) {
 	for doc := range tree.Documents(b, filepath.Ext(name) == ".json", lim) {
 		l.documents++
 		d := &document{src: Source{File: name, Document: doc.Number}, file: l.file, errs: &l.errs}
+		if doc.Root != nil {
+			d.name(doc.Root)
+		}
 		for _, p := range doc.Problems {
 			d.report(p)
 		}

@@ -28,7 +28,7 @@ func (d *document) trustPolicy(v *trustPolicy) {
 		d.uri(tree.Path("spec.builders").Index(i), b)
 	}
 	if len(s.Signers) == 0 {
-		d.bad("spec.signers", "at least one signer", "none", "an image that nobody needs to sign is an image that anybody may change")
+		d.bad("spec.signers", "at least one signer", "none", "name who signs: an image that nobody needs to sign may be anybody's")
 	}
 	for i, g := range s.Signers {
 		p := tree.Path("spec.signers").Index(i)

@@ -35,7 +35,7 @@ const (
 
 func (f Form) String() string {
 	return [...]string{"an object", "an object", "a list", "a string", "a time", "base64 text", "true or false", "an integer",
-		"an integer or a string", "a quantity such as 500m or 1Gi", "a word", "a number"}[f]
+		"a string or an integer", "a quantity such as 500m or 1Gi", "a word", "a number"}[f]
 }
 
 // Schema is what an API knows of one place. Methods that do not fit the Form

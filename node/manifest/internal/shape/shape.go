@@ -77,6 +77,10 @@ func (w *walk) bad(n *tree.Node, p tree.Path, kind errs.Kind, expected, seen, fi
 
 func (w *walk) check(n *tree.Node, s Schema, t *Table, p tree.Path) {
 	w.Lines[p] = n.Line
+	if n.Dropped { // its reader has said why
+		w.Dropped[p] = true
+		return
+	}
 	form := s.Form()
 	if expected, ok := accepts(form, s, n); !ok {
 		fix := ""
@@ -88,7 +92,11 @@ func (w *walk) check(n *tree.Node, s Schema, t *Table, p tree.Path) {
 		case n.Kind == tree.String && (form == Integer || form == Boolean):
 			fix = "write the value without quotes"
 		}
-		w.bad(n, p, errs.Invalid, expected, n.Kind.String(), fix)
+		what := n.Kind.String()
+		if form == Enum {
+			what = seen(n)
+		}
+		w.bad(n, p, errs.Invalid, expected, what, fix)
 		return
 	}
 	if !t.Allows(n) {
@@ -101,9 +109,14 @@ func (w *walk) check(n *tree.Node, s Schema, t *Table, p tree.Path) {
 	case Dict:
 		for _, f := range n.Fields {
 			q := p.Key(f.Name)
+			if t.fields[f.Name] != nil {
+				q = p.Field(f.Name)
+			}
 			switch elem, ok := t.entry(f.Name); {
 			case f.Key != tree.String && !s.IntKeys():
 				w.bad(f.Value, q, errs.Invalid, "a string as key", "an integer", "put the key in quotes")
+			case s.IntKeys() && !isDecimal(f.Name):
+				w.bad(f.Value, q, errs.Invalid, "a number as key", tree.Quote(f.Name), "")
 			case !ok:
 				w.bad(f.Value, q, errs.Unsupported, "one of "+strings.Join(t.names(), ", "), "", "remove the entry: it has no effect here")
 			case f.Value.Kind == tree.Null:
@@ -179,6 +192,7 @@ func accepts(f Form, s Schema, n *tree.Node) (expected string, ok bool) {
 	case IntOrText:
 		v, err := strconv.ParseInt(n.Text, 10, 32)
 		ok = n.Kind == tree.String || n.Kind == tree.Int && err == nil && v >= 0
+		return "a string, or an integer from 0 to 2147483647", ok
 	case Quantity:
 		ok = (n.Kind == tree.String || n.Kind == tree.Int || n.Kind == tree.Float) && isQuantity(n.Text)
 	case Enum:
@@ -186,6 +200,13 @@ func accepts(f Form, s Schema, n *tree.Node) (expected string, ok bool) {
 		return "one of " + strings.Join(s.Values(), ", "), ok
 	}
 	return f.String(), ok
+}
+
+// isDecimal takes one spelling of each number: two would be two keys to the
+// tree and one to the API.
+func isDecimal(s string) bool {
+	n, err := strconv.ParseUint(s, 10, 32)
+	return err == nil && strconv.FormatUint(n, 10) == s
 }
 
 func sorted[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }

@@ -24,8 +24,12 @@ import (
 func (r *reader) yamls(b []byte) iter.Seq[*Node] {
 	return func(yield func(*Node) bool) {
 		for line := 1; len(b) > 0; {
-			n := nextMarker(b)
-			if !yield(r.yaml(b[:n], line-1)) {
+			n, empty := nextMarker(b)
+			var root *Node
+			if !empty {
+				root = r.yaml(b[:n], line-1)
+			}
+			if !yield(root) {
 				return
 			}
 			line += bytes.Count(b[:n], []byte("\n"))
@@ -34,24 +38,32 @@ func (r *reader) yamls(b []byte) iter.Seq[*Node] {
 	}
 }
 
-// nextMarker gives the length of the first document of b. A marker at the
-// very start opens that document; comments alone before one make none.
-func nextMarker(b []byte) int {
-	content := false
+// nextMarker gives the length of the first document of b, and whether it has
+// nothing but its marker and comments. A marker at the very start opens that
+// document; comments alone before one make none.
+func nextMarker(b []byte) (n int, empty bool) {
+	opened, empty := false, true
 	for i := 0; i < len(b); {
 		end := len(b)
 		if j := bytes.IndexByte(b[i:], '\n'); j >= 0 {
 			end = i + j + 1
 		}
 		l := bytes.TrimRight(b[i:end], "\r\n")
-		if marker := bytes.HasPrefix(l, []byte("---")) && (len(l) == 3 || l[3] == ' ' || l[3] == '\t'); marker && content {
-			return i
-		} else if t := bytes.TrimSpace(l); marker || len(t) > 0 && t[0] != '#' && t[0] != '%' {
-			content = true
+		marker := bytes.HasPrefix(l, []byte("---")) && (len(l) == 3 || l[3] == ' ' || l[3] == '\t')
+		if marker && opened {
+			return i, empty
 		}
+		t := bytes.TrimSpace(l)
+		if marker {
+			t = bytes.TrimSpace(l[3:])
+		}
+		// A carriage return alone breaks lines too: leave such text to the parser.
+		content := len(t) > 0 && (t[0] != '#' || bytes.IndexByte(t, '\r') >= 0)
+		opened = opened || marker || content
+		empty = empty && !content
 		i = end
 	}
-	return len(b)
+	return len(b), empty
 }
 
 // yaml parses one document whose first line is number above+1.
@@ -171,6 +183,7 @@ var jsonNumber = regexp.MustCompile(`^-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9
 func (r *reader) scalar(n *Node, y *yaml.Node, p Path) {
 	bad := func(want, fix string) {
 		// Not what was seen: it may be a password without quotes.
+		n.Dropped = true
 		r.add(Problem{Kind: errs.Invalid, Path: p, Line: n.Line, Expected: want, Fix: fix})
 	}
 	n.Kind, n.Text = String, y.Value
