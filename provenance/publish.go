@@ -54,6 +54,9 @@ func Publish(ctx context.Context, store *registry.Store, keys *sign.Authority, r
 	if ref.Tag == "" || !ref.Digest.IsZero() {
 		return Published{}, &errs.Error{Kind: errs.Invalid, Subject: ref.String(), Field: "tag", Expected: "a tag and no digest", Seen: "another form", Fix: "name the image as host/repository:tag"}
 	}
+	if ref.Host != store.Host() {
+		return Published{}, &errs.Error{Kind: errs.Invalid, Subject: ref.String(), Field: "registry", Expected: store.Host(), Seen: ref.Host, Fix: "name the image as " + store.Host() + "/" + ref.Repository + ":" + ref.Tag}
+	}
 	for _, step := range []func(context.Context) error{p.content, p.attach, p.older, p.tag} {
 		if err := step(ctx); err != nil {
 			return Published{}, fmt.Errorf("publish %s: %w", ref, err)
