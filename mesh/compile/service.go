@@ -24,7 +24,7 @@ func (w *world) service(s Service) wire.Service {
 	for _, port := range s.Spec.Ports {
 		sp := wire.ServicePort{Name: port.Name, Port: uint16(port.Port), Protocol: protocol(port.AppProtocol, port.Name), Endpoints: []wire.Backend{}}
 		for _, p := range pods {
-			if n := target(port, p); n != 0 && p.Ready {
+			if n := target(port, p); n != 0 && serves(p) {
 				sp.Endpoints = append(sp.Endpoints, wire.Backend{Addr: netip.AddrPortFrom(p.Addr, n), ID: w.ids[p].String()})
 			}
 		}
@@ -34,7 +34,7 @@ func (w *world) service(s Service) wire.Service {
 	if headless(s) {
 		for _, p := range pods {
 			// A StatefulSet names its service as the subdomain of its pods.
-			if p.Ready && p.Hostname != "" && p.Subdomain == s.Name {
+			if serves(p) && p.Hostname != "" && p.Subdomain == s.Name {
 				out.Hosts = append(out.Hosts, wire.HostAddr{Host: p.Hostname, Addr: p.Addr})
 			}
 		}
@@ -44,6 +44,10 @@ func (w *world) service(s Service) wire.Service {
 	}
 	return out
 }
+
+// serves tells whether p can be spoken to. A pod of this machine whose SVID is
+// gone could only refuse.
+func serves(p *Pod) bool { return p.Ready && (p.NetNS == "" || len(p.SVID.Chain) > 0) }
 
 func headless(s Service) bool { return s.Spec.ClusterIP == corev1.ClusterIPNone || !s.VIP.IsValid() }
 
