@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"iter"
-	"math"
 	"regexp"
 	"strconv"
 	"strings"
@@ -59,7 +58,9 @@ func nextMarker(b []byte) (n int, empty bool) {
 		}
 		// A carriage return alone breaks lines too: leave such text to the parser.
 		content := len(t) > 0 && (t[0] != '#' || bytes.IndexByte(t, '\r') >= 0)
-		opened = opened || marker || content
+		// A directive belongs to the marker after it.
+		directive := !opened && !marker && len(l) > 0 && l[0] == '%'
+		opened = opened || marker || content && !directive
 		empty = empty && !content
 		i = end
 	}
@@ -178,6 +179,11 @@ func (r *reader) mapping(n *Node, y *yaml.Node, above, depth int, p Path) {
 	}
 }
 
+// The spellings of numbers that YAML 1.1 and 1.2 read alike, and 0644, which
+// kubectl reads as everybody means it. Hexadecimal, "0o7", "1_000", "+1" are a
+// number to one reader and a string to another.
+var plainInt = regexp.MustCompile(`^(-?(0|[1-9][0-9]*)|0[0-7]+)$`)
+
 var jsonNumber = regexp.MustCompile(`^-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?$`)
 
 func (r *reader) scalar(n *Node, y *yaml.Node, p Path) {
@@ -202,19 +208,17 @@ func (r *reader) scalar(n *Node, y *yaml.Node, p Path) {
 		n.Text = strconv.FormatBool(v)
 	case "!!int":
 		var v int64
-		if n.Kind = Int; y.Decode(&v) != nil {
+		if n.Kind = Int; !plainInt.MatchString(y.Value) {
+			bad("a decimal integer, or an octal one as 0644", "put it in quotes if it is a string")
+		} else if y.Decode(&v) != nil {
 			bad("an integer of 64 bits", "put it in quotes if it is a string")
 		}
 		n.Text = strconv.FormatInt(v, 10)
 	case "!!float":
-		var v float64
-		if n.Kind = Float; y.Decode(&v) != nil || math.IsInf(v, 0) || math.IsNaN(v) {
-			bad("a finite number", "put it in quotes if it is a string")
-			v = 0
-		}
-		// What was written, where JSON can say it: a quantity is decimal.
-		if !jsonNumber.MatchString(y.Value) {
-			n.Text = strconv.FormatFloat(v, 'g', -1, 64)
+		// As written, not as a binary fraction: a quantity is decimal.
+		if n.Kind = Float; !jsonNumber.MatchString(y.Value) {
+			n.Text = "0"
+			bad("a finite number as JSON writes it", "put it in quotes if it is a string")
 		}
 	default:
 		bad("a value without a tag", "remove the tag")
