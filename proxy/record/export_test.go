@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package record
+
+// SealForTest seals a record of any inner type.
+func SealForTest(c *Conn, kind byte, body []byte) []byte {
+	return c.seal(append(make([]byte, headerLen), body...), 0, kind)
+}
+
+// KeyUpdateForTest updates the write key, perhaps asking for the same.
+func KeyUpdateForTest(c *Conn, ask bool) []byte {
+	b := byte(0)
+	if ask {
+		b = 1
+	}
+	rec := SealForTest(c, typeHandshake, []byte{msgKeyUpdate, 0, 0, 1, b})
+	if err := c.out.update(); err != nil {
+		panic(err)
+	}
+	return rec
+}
+
+// LimitForTest lowers the number of records per write key.
+func LimitForTest(c *Conn, n uint64) { c.out.suite.limit = n }
