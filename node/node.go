@@ -127,11 +127,7 @@ func (n *Node) openSandbox() (err error) {
 	if n.driver, err = sentry.New(sc); err != nil {
 		return err
 	}
-	self, err := os.Executable()
-	if err != nil {
-		return err
-	}
-	n.engine, err = engine.New(engine.Config{Root: n.cfg.Root, State: filepath.Join(n.cfg.State, "engine"), Binary: self, Mirror: "http://" + n.cfg.RegistryListen.String()}, n.driver, n.admission, n.log)
+	n.engine, err = engine.New(engine.Config{Root: n.cfg.Root, State: filepath.Join(n.cfg.State, "engine"), Mirror: "http://" + n.cfg.RegistryListen.String()}, n.driver, n.admission, n.log)
 	return err
 }
 

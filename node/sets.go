@@ -17,7 +17,6 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
-	"redoubt.dev/api/errs"
 	"redoubt.dev/node/manifest"
 	"redoubt.dev/node/plan"
 )
@@ -151,45 +150,21 @@ func (m *merged) ConfigMap(namespace, name string) *corev1.ConfigMap {
 // Secret finds one by name, nil when there is none.
 func (m *merged) Secret(namespace, name string) *corev1.Secret { return m.secrets[namespace+"/"+name] }
 
-// merge joins sets. An object that two sets declare is an error that names
-// both, except a Namespace, which several may need.
+// merge joins sets and indexes what pods look up.
 func merge(sets map[string]*set) (*merged, error) {
-	out := &merged{configMaps: map[string]*corev1.ConfigMap{}, secrets: map[string]*corev1.Secret{}}
-	owner := map[manifest.Key]string{}
-	var all []error
+	var parts []*manifest.Set
 	for _, name := range sortedNames(sets) {
-		s := sets[name]
-		for _, k := range s.good.Keys() {
-			if k.Kind == "Namespace" {
-				continue
-			}
-			if other, ok := owner[k]; ok {
-				all = append(all, &errs.Error{Kind: errs.Conflict, Subject: k.String(), Expected: "one declaration", Seen: "another in " + strings.Join(sets[other].Paths, ", "), Fix: "take one of them down"})
-			}
-			owner[k] = name
-		}
-		g := &s.good
-		out.Namespaces = append(out.Namespaces, g.Namespaces...)
-		out.ServiceAccounts = append(out.ServiceAccounts, g.ServiceAccounts...)
-		out.ConfigMaps = append(out.ConfigMaps, g.ConfigMaps...)
-		out.Secrets = append(out.Secrets, g.Secrets...)
-		out.Services = append(out.Services, g.Services...)
-		out.Pods = append(out.Pods, g.Pods...)
-		out.Deployments = append(out.Deployments, g.Deployments...)
-		out.StatefulSets = append(out.StatefulSets, g.StatefulSets...)
-		out.Jobs = append(out.Jobs, g.Jobs...)
-		out.NetworkPolicies = append(out.NetworkPolicies, g.NetworkPolicies...)
-		out.Authorizations = append(out.Authorizations, g.Authorizations...)
-		out.PeerAuths = append(out.PeerAuths, g.PeerAuths...)
-		out.TrustPolicies = append(out.TrustPolicies, g.TrustPolicies...)
+		parts = append(parts, &sets[name].good)
 	}
+	all, err := manifest.Merge(parts...)
+	out := &merged{Set: all, configMaps: map[string]*corev1.ConfigMap{}, secrets: map[string]*corev1.Secret{}}
 	for _, c := range out.ConfigMaps {
 		out.configMaps[c.Namespace+"/"+c.Name] = c
 	}
 	for _, s := range out.Secrets {
 		out.secrets[s.Namespace+"/"+s.Name] = s
 	}
-	return out, errors.Join(all...)
+	return out, err
 }
 
 func (m *merged) objects() plan.Objects {

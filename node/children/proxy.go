@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"syscall"
 	"time"
@@ -27,7 +28,7 @@ type Config struct {
 	State  string // directory of its sockets and logs, made over to its user
 	Audit  string // directory of its audit log, made over to its user
 	UID    int    // its own user and group
-	Loops  int    // event loops; 0: one per core
+	Loops  int    // event loops; at least one per core
 }
 
 // Proxy is the data plane process of this machine.
@@ -207,7 +208,7 @@ func (p *Proxy) start(ctx context.Context, reaped *sync.WaitGroup) error {
 	cmd := exec.Command(p.cfg.Binary,
 		"-control", p.socket(), "-metrics", p.Metrics(),
 		"-audit", filepath.Join(p.cfg.Audit, "proxy.jsonl"), "-access-log", p.AccessLog(),
-		"-loops", fmt.Sprint(p.cfg.Loops))
+		"-loops", fmt.Sprint(max(p.cfg.Loops, runtime.NumCPU())))
 	cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr = "/", []string{}, log, log
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Setsid:      true, // it outlives the node

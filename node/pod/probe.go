@@ -10,7 +10,6 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
-	"strconv"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -32,8 +31,7 @@ type Verdict struct {
 type prober struct {
 	c       *corev1.Container
 	id      string // CRI container
-	addr    netip.Addr
-	podNS   string
+	edge    edge.Edge
 	exec    func(ctx context.Context, id string, cmd []string) (int, error)
 	changed func(Verdict)
 }
@@ -171,24 +169,19 @@ func (p *prober) once(ctx context.Context, pr *corev1.Probe) error {
 }
 
 // dial connects to the container from inside the pod's POD namespace.
-func (p *prober) dial(ctx context.Context, port intstr.IntOrString) (c net.Conn, err error) {
+func (p *prober) dial(ctx context.Context, port intstr.IntOrString) (net.Conn, error) {
+	return p.edge.Dial(ctx, p.port(port))
+}
+
+// port gives a port by number or by the name that the container gives it.
+func (p *prober) port(port intstr.IntOrString) uint16 {
 	n := port.IntValue()
 	for _, cp := range p.c.Ports {
 		if port.Type == intstr.String && cp.Name == port.StrVal {
 			n = int(cp.ContainerPort)
 		}
 	}
-	werr := edge.Within(p.podNS, func() error {
-		// A literal address and no fallback: the dialer starts no goroutine
-		// that would leave this thread's namespace.
-		d := net.Dialer{FallbackDelay: -1}
-		if deadline, ok := ctx.Deadline(); ok {
-			d.Deadline = deadline
-		}
-		c, err = d.Dial("tcp4", net.JoinHostPort(p.addr.String(), strconv.Itoa(n)))
-		return err
-	})
-	return c, werr
+	return uint16(n)
 }
 
 func (p *prober) get(ctx context.Context, h *corev1.HTTPGetAction) error {
@@ -206,7 +199,8 @@ func (p *prober) get(ctx context.Context, h *corev1.HTTPGetAction) error {
 	if path == "" {
 		path = "/"
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+net.JoinHostPort(p.addr.String(), h.Port.String())+path, nil)
+	at := netip.AddrPortFrom(p.edge.Addr, p.port(h.Port))
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+at.String()+path, nil)
 	if err != nil {
 		return err
 	}

@@ -393,7 +393,7 @@ func (w *Worker) probeOne(ctx context.Context, c *corev1.Container, obs Observed
 	pctx, cancel := context.WithCancel(ctx)
 	w.probes[st.ID] = cancel
 	e := edge.At(w.deps.Places.Edges, w.rec.UID, w.rec.Addr)
-	p := &prober{c: c, id: st.ID, addr: w.rec.Addr, podNS: e.Pod, exec: w.deps.Exec, changed: func(v Verdict) {
+	p := &prober{c: c, id: st.ID, edge: e, exec: w.deps.Exec, changed: func(v Verdict) {
 		w.mu.Lock()
 		w.verdicts[st.ID] = v
 		w.mu.Unlock()

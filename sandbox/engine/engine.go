@@ -14,6 +14,7 @@ import (
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/containerd/v2/cmd/containerd/server"
+	"github.com/containerd/log"
 	"github.com/containerd/ttrpc"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
@@ -45,9 +46,6 @@ func New(cfg Config, d sandbox.Driver, a Admission, log *slog.Logger) (*Engine, 
 	hosts := fmt.Sprintf("server = %q\n\n[host.%q]\n  capabilities = [\"pull\", \"resolve\"]\n", cfg.Mirror, cfg.Mirror)
 	if err := os.WriteFile(filepath.Join(cfg.hostsDir(), "_default", "hosts.toml"), []byte(hosts), 0o600); err != nil {
 		return nil, fmt.Errorf("write registry hosts: %w", err)
-	}
-	if err := relink(cfg.Binary, cfg.shimPath()); err != nil {
-		return nil, err
 	}
 	conn, err := grpc.NewClient("unix://"+cfg.Socket(), grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
@@ -94,6 +92,9 @@ func (e *Engine) Run(ctx context.Context) error {
 
 func (e *Engine) serve(ctx context.Context) error {
 	register(e)
+	if err := log.SetLevel("warn"); err != nil {
+		return err
+	}
 	cfg := e.cfg.containerd()
 	if err := server.CreateTopLevelDirectories(cfg); err != nil {
 		return fmt.Errorf("make containerd directories: %w", err)
@@ -169,14 +170,4 @@ func listen(path string) (net.Listener, error) {
 		return nil, err
 	}
 	return l, nil
-}
-
-// relink points link at target, in one step.
-func relink(target, link string) error {
-	tmp := link + ".new"
-	_ = os.Remove(tmp)
-	if err := os.Symlink(target, tmp); err != nil {
-		return fmt.Errorf("link %s: %w", link, err)
-	}
-	return os.Rename(tmp, link)
 }

@@ -79,7 +79,7 @@ func (s *snapshotter) Prepare(ctx context.Context, key, parent string, opts ...s
 }
 
 func (s *snapshotter) layer(ctx context.Context, key, parent, target string, labels map[string]string) error {
-	keep := map[string]string{}
+	keep := map[string]string{labelRef: target} // containerd finds it again by this label
 	if layers := labels[snapshotters.TargetImageLayersLabel]; !strings.Contains(layers, ",") {
 		d, err := artifact.ParseDigest(labels[snapshotters.TargetManifestDigestLabel])
 		if err != nil {
