@@ -83,10 +83,14 @@ func segment(dst []byte, base int) ([]byte, bool) {
 		}
 		j := bytes.LastIndexByte(dst[base:base+i], '/')
 		return dst[:base+j+1], true
-	case len(s) > 1 && s[0] == '.' && (s[1] == ';' || s[1] == '.' && len(s) > 2 && s[2] == ';'):
+	case len(s) > 1 && s[0] == '.' && (parameter(s[1:]) || s[1] == '.' && parameter(s[2:])):
 		return dst, false // "..;x" is ".." to some servers
 	}
 	return dst, true
+}
+
+func parameter(s []byte) bool {
+	return bytes.HasPrefix(s, []byte(";")) || bytes.HasPrefix(s, []byte("%3B"))
 }
 
 const upper = "0123456789ABCDEF"

@@ -57,7 +57,9 @@ func NewCA(t testing.TB, domain string) *CA {
 func (ca *CA) Root() []byte { return ca.cert.Raw }
 
 // ID makes a workload's SPIFFE ID.
-func (ca *CA) ID(ns, sa string) string { return fmt.Sprintf("spiffe://%s/ns/%s/sa/%s", ca.Domain, ns, sa) }
+func (ca *CA) ID(ns, sa string) string {
+	return fmt.Sprintf("spiffe://%s/ns/%s/sa/%s", ca.Domain, ns, sa)
+}
 
 // Issue signs an SVID of id, valid from an hour ago for ttl from now. change
 // may alter the certificate before it is signed.
