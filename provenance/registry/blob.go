@@ -67,7 +67,13 @@ func (s *Store) mark(repo, kind, name string) error {
 	if err := disk.MkdirAll(dir); err != nil {
 		return fmt.Errorf("store %s: %w", repo, err)
 	}
-	if err := disk.Mark(filepath.Join(dir, name)); err != nil {
+	path := filepath.Join(dir, name)
+	if err := disk.Mark(path); err != nil {
+		return fmt.Errorf("store %s: %w", repo, err)
+	}
+	// Its age keeps a blob from Sweep until a manifest lists it.
+	now := s.cfg.Now()
+	if err := os.Chtimes(path, now, now); err != nil {
 		return fmt.Errorf("store %s: %w", repo, err)
 	}
 	return nil

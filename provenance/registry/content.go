@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"syscall"
 
 	"redoubt.dev/api/artifact"
 	"redoubt.dev/api/errs"
@@ -31,6 +32,11 @@ func (s *Store) PutManifest(ctx context.Context, repo, mediaType string, raw []b
 	if !want.IsZero() && want != d {
 		return d, mismatch(want, d)
 	}
+	unlock, err := lockFile(s.sweepLock(), syscall.LOCK_SH) // Sweep must not take what was just found complete
+	if err != nil {
+		return d, fmt.Errorf("store manifest: %w", err)
+	}
+	defer unlock()
 	if err := s.complete(ctx, repo, m); err != nil {
 		return d, err
 	}

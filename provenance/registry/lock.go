@@ -7,15 +7,15 @@ import (
 	"syscall"
 )
 
-// lockFile takes the advisory lock at path; the kernel gives it back when the
-// process dies.
-func lockFile(path string) (unlock func(), err error) {
+// lockFile takes the advisory lock at path, syscall.LOCK_SH or LOCK_EX; the
+// kernel gives it back when the process dies.
+func lockFile(path string, how int) (unlock func(), err error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, err
 	}
 	for {
-		err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX)
+		err = syscall.Flock(int(f.Fd()), how)
 		if err != syscall.EINTR {
 			break
 		}

@@ -623,3 +623,86 @@ func TestManyWriters(t *testing.T) {
 		t.Error("the tag names other bytes")
 	}
 }
+
+func TestSweep(t *testing.T) {
+	t.Parallel()
+	p := start(t)
+	keep := p.image("a", "kept")
+	p.putManifest(201, "", "a", "t", keep)
+	gone := p.image("a", "gone")
+	p.putManifest(201, "", "a", artifact.DigestOf(gone).String(), gone)
+	if err := p.store.Mount(t.Context(), "b/c", "a", artifact.DigestOf([]byte("gone"))); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.store.DeleteManifest(t.Context(), "a", artifact.DigestOf(gone)); err != nil {
+		t.Fatal(err)
+	}
+	if n, err := p.store.Sweep(t.Context()); err != nil || n != 0 {
+		t.Errorf("at once: freed %d, %v; want nothing, it may be a push under way", n, err)
+	}
+	later, err := registry.Open(p.dir, registry.Config{Host: "registry.bank.example", Now: func() time.Time { return time.Now().Add(48 * time.Hour) }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := later.Mount(t.Context(), "b/c", "a", artifact.DigestOf([]byte("gone"))); err != nil { // touched
+		t.Fatal(err)
+	}
+	n, err := later.Sweep(t.Context())
+	if err != nil || n < int64(len(gone)) {
+		t.Errorf("later: freed %d, %v; want at least the manifest's %d", n, err, len(gone))
+	}
+	p.want(404, "BLOB_UNKNOWN", "GET", "/v2/a/blobs/"+artifact.DigestOf([]byte("gone")).String(), nil)
+	p.want(200, "", "GET", "/v2/b/c/blobs/"+artifact.DigestOf([]byte("gone")).String(), nil)
+	p.want(200, "", "GET", "/v2/a/manifests/t", nil)
+	p.want(200, "", "GET", "/v2/a/blobs/"+artifact.DigestOf([]byte("kept")).String(), nil)
+	if n, err := later.Sweep(t.Context()); err != nil || n != 0 {
+		t.Errorf("again: freed %d, %v", n, err)
+	}
+	// What cannot be read is not known: nothing goes.
+	d := artifact.DigestOf(keep)
+	if err := os.WriteFile(filepath.Join(p.dir, "blobs/sha256", d.Hex()[:2], d.Hex()), []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	much, err := registry.Open(p.dir, registry.Config{Host: "registry.bank.example", Now: func() time.Time { return time.Now().Add(500 * time.Hour) }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := much.Sweep(t.Context()); err == nil {
+		t.Error("swept although a manifest has decayed")
+	}
+	p.want(200, "", "GET", "/v2/b/c/blobs/"+artifact.DigestOf([]byte("gone")).String(), nil)
+}
+
+func FuzzServer(f *testing.F) {
+	for _, s := range []string{"GET /v2/a/blobs/uploads/x", "PUT /v2/a/b/manifests/t", "POST /v2/a/blobs/uploads/?mount=sha256:x&from=..", "GET /v2/../etc/manifests/t", "GET /v2/a/tags/list?n=1&last=%00"} {
+		f.Add(s, []byte("{}"), "bytes=0-1")
+	}
+	f.Fuzz(func(t *testing.T, line string, body []byte, header string) {
+		method, target, _ := strings.Cut(line, " ")
+		req, err := http.NewRequest(method, "http://x/", bytes.NewReader(body))
+		if err != nil {
+			return
+		}
+		u, err := req.URL.Parse(target)
+		if err != nil {
+			return
+		}
+		req.URL = u
+		req.Header.Set("Range", header)
+		req.Header.Set("Content-Range", header)
+		req.Header.Set("Content-Type", header)
+		dir := t.TempDir()
+		s, err := registry.Open(filepath.Join(dir, "store"), registry.Config{Host: "registry.bank.example"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		w := httptest.NewRecorder()
+		(&registry.Server{Store: s, AllowPush: true, AllowDelete: true}).ServeHTTP(w, req)
+		if w.Code >= 500 {
+			t.Errorf("%s: %d %s", line, w.Code, w.Body)
+		}
+		if l, err := os.ReadDir(dir); err != nil || len(l) != 1 {
+			t.Errorf("%s wrote outside of the store: %v, %v", line, l, err)
+		}
+	})
+}

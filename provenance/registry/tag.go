@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"syscall"
 
 	"redoubt.dev/api/artifact"
 	"redoubt.dev/api/errs"
@@ -91,7 +92,7 @@ func (s *Store) moveTag(ref artifact.Ref, before, d artifact.Digest) (done bool,
 	}
 	s.tagMu.Lock()
 	defer s.tagMu.Unlock()
-	unlock, err := lockFile(filepath.Join(s.dir, "tags.lock")) // against other processes
+	unlock, err := lockFile(filepath.Join(s.dir, "tags.lock"), syscall.LOCK_EX) // against other processes
 	if err != nil {
 		return false, fmt.Errorf("set tag: %w", err)
 	}
