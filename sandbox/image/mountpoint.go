@@ -169,8 +169,8 @@ func (o *over) copyDir(elems []string) error {
 	if !ok {
 		return &errs.Error{Kind: errs.Internal, Subject: "image", Err: fmt.Errorf("no owner of %s", name)}
 	}
-	h := &tar.Header{
-		Name: "./", Typeflag: tar.TypeDir, Mode: int64(unixMode(st.Mode())), Uid: int(sys.UID), Gid: int(sys.GID),
+	h := &tar.Header{ // the mode from sys: the reader's FileInfo.Mode lacks setuid, setgid, sticky
+		Name: "./", Typeflag: tar.TypeDir, Mode: int64(unixMode(sys.Mode)), Uid: int(sys.UID), Gid: int(sys.GID),
 		ModTime: time.Unix(int64(sys.Mtime), int64(sys.MtimeNs)), Format: tar.FormatPAX,
 	}
 	if len(elems) > 0 {
