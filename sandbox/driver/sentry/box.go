@@ -12,7 +12,8 @@ import (
 
 	"redoubt.dev/api/errs"
 	"redoubt.dev/sandbox"
-	"redoubt.dev/sandbox/driver/sentry/internal/cgroup"
+	"redoubt.dev/sandbox/driver/internal/cgroup"
+	"redoubt.dev/sandbox/driver/internal/proc"
 	"redoubt.dev/sandbox/driver/sentry/internal/control"
 )
 
@@ -29,8 +30,8 @@ type box struct {
 	spec    sandbox.Spec
 	group   cgroup.Group
 	control control.Client
-	proc    *watched // the Sentry
-	gofer   *watched // nil when no volume of the host is mounted; guarded by mu
+	proc    *proc.Process // the Sentry
+	gofer   *proc.Process // nil when no volume of the host is mounted; guarded by mu
 
 	mu         sync.Mutex
 	state      state
@@ -69,13 +70,13 @@ func (b *box) load() (err error) {
 
 // adopt takes hold of the processes that the journal names.
 func (b *box) adopt(ctx context.Context) (err error) {
-	if b.state.Boot != bootID() {
+	if b.state.Boot != proc.BootID() {
 		return errors.New("the machine was restarted since")
 	}
 	if !b.state.Ready {
 		return errors.New("it was never finished")
 	}
-	if b.proc, err = watch(b.state.Sentry); err != nil {
+	if b.proc, err = proc.Watch(b.state.Sentry); err != nil {
 		return err
 	}
 	if err := b.connect(ctx); err != nil {
@@ -84,7 +85,7 @@ func (b *box) adopt(ctx context.Context) (err error) {
 	if st, err := b.control.State(ctx, rootID); err != nil || st != control.Running {
 		return fmt.Errorf("the guest's first process is in state %d: %w", st, err)
 	}
-	if b.gofer, err = watch(b.state.Gofer); err != nil && !errors.Is(err, errs.NotFound) {
+	if b.gofer, err = proc.Watch(b.state.Gofer); err != nil && !errors.Is(err, errs.NotFound) {
 		return err
 	}
 	for id := range b.state.Containers {
@@ -113,7 +114,7 @@ func (b *box) Find(_ context.Context, id string) (sandbox.Container, error) {
 // Wait returns when the Sentry has ended.
 func (b *box) Wait(ctx context.Context) error {
 	select {
-	case <-b.proc.done:
+	case <-b.proc.Done():
 		return nil
 	case <-ctx.Done():
 		return context.Cause(ctx)
@@ -133,8 +134,8 @@ func (b *box) Destroy(ctx context.Context) error {
 		return nil
 	}
 	for _, p := range []struct {
-		held **watched
-		note process
+		held **proc.Process
+		note proc.ID
 	}{{&b.proc, b.state.Sentry}, {&b.gofer, b.state.Gofer}} {
 		if err := b.end(ctx, p.held, p.note); err != nil {
 			return err
@@ -155,9 +156,9 @@ func (b *box) Destroy(ctx context.Context) error {
 }
 
 // end kills a process that the journal names and waits for its end.
-func (b *box) end(ctx context.Context, held **watched, note process) error {
-	if *held == nil && b.state.Boot == bootID() {
-		w, err := watch(note)
+func (b *box) end(ctx context.Context, held **proc.Process, note proc.ID) error {
+	if *held == nil && b.state.Boot == proc.BootID() {
+		w, err := proc.Watch(note)
 		if err != nil && !errors.Is(err, errs.NotFound) {
 			return err
 		}
@@ -167,14 +168,14 @@ func (b *box) end(ctx context.Context, held **watched, note process) error {
 	if w == nil {
 		return nil
 	}
-	if err := w.kill(); err != nil {
-		return fmt.Errorf("kill process %d of sandbox %s: %w", w.pid, b.spec.ID, err)
+	if err := w.Kill(); err != nil {
+		return fmt.Errorf("kill process %d of sandbox %s: %w", w.PID, b.spec.ID, err)
 	}
 	select {
-	case <-w.done:
-		return w.fd.Close()
+	case <-w.Done():
+		return w.Close()
 	case <-ctx.Done():
-		return fmt.Errorf("process %d of sandbox %s does not die: %w", w.pid, b.spec.ID, context.Cause(ctx))
+		return fmt.Errorf("process %d of sandbox %s does not die: %w", w.PID, b.spec.ID, context.Cause(ctx))
 	}
 }
 

@@ -46,7 +46,7 @@ func (b *box) Add(ctx context.Context, spec sandbox.ContainerSpec) (sandbox.Cont
 }
 
 func (b *box) addLocked(ctx context.Context, spec sandbox.ContainerSpec) (*container, error) {
-	if b.destroyed || b.proc.ended() {
+	if b.destroyed || b.proc.Ended() {
 		return nil, &errs.Error{Kind: errs.NotFound, Subject: "sandbox " + b.spec.ID, Seen: "it has ended"}
 	}
 	if err := checkContainer(spec); err != nil {
@@ -143,8 +143,8 @@ func (c *container) Delete(ctx context.Context) error {
 	}
 	closeAll(c.files)
 	c.start, c.files = nil, nil
-	if !c.b.destroyed && !c.b.proc.ended() {
-		if err := c.b.control.Destroy(ctx, c.id); err != nil && !errors.Is(err, errs.NotFound) && !c.b.proc.ended() {
+	if !c.b.destroyed && !c.b.proc.Ended() {
+		if err := c.b.control.Destroy(ctx, c.id); err != nil && !errors.Is(err, errs.NotFound) && !c.b.proc.Ended() {
 			return fmt.Errorf("delete container %s: %w", c.id, err)
 		}
 	}
@@ -197,7 +197,7 @@ func (w *waiter) ask(ctx context.Context, a *answer, b *box, ask func(context.Co
 	case errors.Is(err, errs.Unavailable):
 		// The pod's kernel is gone, by Destroy or for want of memory; what
 		// ran in it was killed.
-		<-b.proc.done
+		<-b.proc.Done()
 		a.exit.Code = 128 + int(unix.SIGKILL)
 	default:
 		a.err = err

@@ -19,6 +19,7 @@ import (
 
 	"redoubt.dev/api/errs"
 	"redoubt.dev/sandbox"
+	"redoubt.dev/sandbox/driver/internal/proc"
 	"redoubt.dev/sandbox/driver/sentry/internal/bootdoc"
 )
 
@@ -100,7 +101,7 @@ func cloneTree(m sandbox.Mount) (_ *os.File, isDir bool, err error) {
 
 // startGofer runs the pod's gofer, when there is none yet.
 func (b *box) startGofer(ctx context.Context) (err error) {
-	if b.gofer != nil && !b.gofer.ended() {
+	if b.gofer != nil && !b.gofer.Ended() {
 		return nil
 	}
 	sock, err := b.bind(goferSock)
@@ -130,7 +131,7 @@ func (b *box) startGofer(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if b.gofer, err = watch(p); err != nil {
+	if b.gofer, err = proc.Watch(p); err != nil {
 		return err
 	}
 	b.state.Gofer = p
@@ -159,7 +160,7 @@ func (b *box) inGofer(f func() error) error {
 		if err := unix.Unshare(unix.CLONE_FS); err != nil {
 			return err
 		}
-		if err := b.gofer.enter(unix.CLONE_NEWNS); err != nil {
+		if err := b.gofer.Enter(unix.CLONE_NEWNS); err != nil {
 			return fmt.Errorf("enter gofer: %w", err)
 		}
 		return f()
@@ -189,7 +190,7 @@ func (b *box) moveIn(tree *os.File, n int, isDir bool) error {
 // releaseVolumes takes a container's volumes from the gofer, so that the host
 // can unmount what is below. The caller holds mu.
 func (b *box) releaseVolumes(rec *record) error {
-	if rec == nil || len(rec.Volumes) == 0 || b.gofer == nil || b.gofer.ended() {
+	if rec == nil || len(rec.Volumes) == 0 || b.gofer == nil || b.gofer.Ended() {
 		return nil
 	}
 	return b.inGofer(func() error {

@@ -19,10 +19,11 @@ import (
 
 	"redoubt.dev/api/errs"
 	"redoubt.dev/sandbox"
+	"redoubt.dev/sandbox/driver/internal/cgroup"
+	"redoubt.dev/sandbox/driver/internal/proc"
+	"redoubt.dev/sandbox/driver/internal/tinyelf"
 	"redoubt.dev/sandbox/driver/sentry/internal/bootdoc"
-	"redoubt.dev/sandbox/driver/sentry/internal/cgroup"
 	"redoubt.dev/sandbox/driver/sentry/internal/control"
-	"redoubt.dev/sandbox/driver/sentry/internal/tinyelf"
 	"redoubt.dev/sandbox/image"
 )
 
@@ -206,7 +207,7 @@ func (b *box) exec(log *os.File, files []*os.File) (err error) {
 	if err != nil {
 		return err
 	}
-	if b.proc, err = watch(b.state.Sentry); err != nil {
+	if b.proc, err = proc.Watch(b.state.Sentry); err != nil {
 		return err
 	}
 	return b.save()
@@ -214,10 +215,10 @@ func (b *box) exec(log *os.File, files []*os.File) (err error) {
 
 // spawn starts the measured binary in a role of its, in namespaces of its
 // own, with nothing of ours but the given files.
-func (b *box) spawn(role string, log *os.File, files []*os.File, attr *syscall.SysProcAttr) (process, error) {
+func (b *box) spawn(role string, log *os.File, files []*os.File, attr *syscall.SysProcAttr) (proc.ID, error) {
 	empty, err := b.d.emptyNetNS()
 	if err != nil {
-		return process{}, err
+		return proc.ID{}, err
 	}
 	cmd := exec.Command(fmt.Sprintf("/proc/self/fd/%d", b.d.bin.Fd()), role, b.spec.ID) // whatever its path holds now
 	cmd.Args[0] = "redoubt-sentry"
@@ -230,11 +231,11 @@ func (b *box) spawn(role string, log *os.File, files []*os.File, attr *syscall.S
 	cmd.SysProcAttr = attr
 	// A child inherits the network namespace of the thread that makes it.
 	if err := inNetNS(empty, cmd.Start); err != nil {
-		return process{}, &errs.Error{Kind: errs.Unavailable, Subject: "sandbox", Expected: "a started redoubt-sentry", Err: err}
+		return proc.ID{}, &errs.Error{Kind: errs.Unavailable, Subject: "sandbox", Expected: "a started redoubt-sentry", Err: err}
 	}
 	pid := cmd.Process.Pid
-	_ = cmd.Process.Release() // watch.go waits for it, as it must for adopted ones
-	return process{PID: pid, Start: startOf(pid)}, nil
+	_ = cmd.Process.Release() // internal/proc waits for it, as it must for adopted ones
+	return proc.Of(pid), nil
 }
 
 // confine puts the Sentry into its control group.

@@ -19,8 +19,9 @@ import (
 
 	"redoubt.dev/api/errs"
 	"redoubt.dev/sandbox"
+	"redoubt.dev/sandbox/driver/internal/cgroup"
+	"redoubt.dev/sandbox/driver/internal/proc"
 	"redoubt.dev/sandbox/driver/sentry/internal/bootdoc"
-	"redoubt.dev/sandbox/driver/sentry/internal/cgroup"
 )
 
 // Kind is this driver's name.
@@ -182,7 +183,7 @@ func (d *Driver) Create(ctx context.Context, spec sandbox.Spec) (sandbox.Sandbox
 		return nil, err
 	}
 	b := &box{d: d, spec: spec}
-	b.state = state{ID: spec.ID, Boot: bootID(), Cgroup: spec.Cgroup, Binary: d.digest, Containers: map[string]*record{}}
+	b.state = state{ID: spec.ID, Boot: proc.BootID(), Cgroup: spec.Cgroup, Binary: d.digest, Containers: map[string]*record{}}
 	if err := b.launch(ctx); err != nil {
 		if undo := b.Destroy(context.WithoutCancel(ctx)); undo != nil {
 			err = errors.Join(err, undo)

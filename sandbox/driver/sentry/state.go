@@ -9,11 +9,9 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"strconv"
-	"strings"
-	"sync"
 
 	"redoubt.dev/api/errs"
+	"redoubt.dev/sandbox/driver/internal/proc"
 )
 
 const (
@@ -30,8 +28,8 @@ type state struct {
 	Boot    string  `json:"boot"` // boot of the machine; a process id means nothing in another one
 	Cgroup  string  `json:"cgroup"`
 	Binary  string  `json:"binary"` // digest of what runs
-	Sentry  process `json:"sentry"`
-	Gofer   process `json:"gofer"`
+	Sentry  proc.ID `json:"sentry"`
+	Gofer   proc.ID `json:"gofer"`
 	Ready   bool    `json:"ready"`             // the guest's first process runs
 	Volumes int     `json:"volumes,omitempty"` // host volumes that were ever mounted; the next one's number
 	// Shared holds pod-wide volumes by their names.
@@ -49,40 +47,6 @@ type shared struct {
 type record struct {
 	Started bool  `json:"started"`
 	Volumes []int `json:"volumes,omitempty"` // its host volumes
-}
-
-// process identifies a process for good: a number is used again, a number
-// with its start time is not.
-type process struct {
-	PID   int    `json:"pid,omitempty"`
-	Start uint64 `json:"start,omitempty"` // clock ticks after boot, /proc/PID/stat field 22
-}
-
-var bootID = sync.OnceValue(func() string {
-	b, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
-	if err != nil {
-		return "unknown"
-	}
-	return strings.TrimSpace(string(b))
-})
-
-// startOf reads when a process started; 0 when there is none.
-func startOf(pid int) uint64 {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return 0
-	}
-	// The name in parentheses may hold anything, also parentheses.
-	_, rest, ok := strings.Cut(string(b[max(0, strings.LastIndexByte(string(b), ')')):]), " ")
-	fields := strings.Fields(rest)
-	if !ok || len(fields) < 20 {
-		return 0
-	}
-	n, err := strconv.ParseUint(fields[19], 10, 64)
-	if err != nil {
-		return 0
-	}
-	return n
 }
 
 // save writes the journal in one step: old or new, never half.
