@@ -45,7 +45,7 @@ func (w *world) status() control.Status {
 		if who, err := id.Workload(n.trustDomain, r.Pod.Namespace, r.ServiceAccount()); err == nil {
 			out.Identity = who.String()
 		}
-		if info, err := n.engine.Info(uid); err == nil {
+		if _, info, err := n.engine.Sandbox(uid); err == nil {
 			out.Sandbox, out.PID = n.driver.Kind(), info.PID
 		}
 		if !out.Ready && out.Phase != string(corev1.PodSucceeded) {

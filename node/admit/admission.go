@@ -4,6 +4,8 @@ package admit
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -52,6 +54,7 @@ type Admission struct {
 	pods     map[string]*entry                   // by UID
 	permits  map[artifact.Digest]admitted        // by manifest digest
 	making   map[artifact.Digest]*sync.WaitGroup // root file systems being made
+	measured map[artifact.Digest]artifact.Digest // of the root file systems that this process looked at, by manifest
 }
 
 // admitted is an image that has a Permit.
@@ -79,7 +82,7 @@ func New(cfg Config) (*Admission, error) {
 	if err := os.MkdirAll(cfg.Images, 0o700); err != nil {
 		return nil, fmt.Errorf("make image directory: %w", err)
 	}
-	return &Admission{cfg: cfg, pods: map[string]*entry{}, permits: map[artifact.Digest]admitted{}, making: map[artifact.Digest]*sync.WaitGroup{}}, nil
+	return &Admission{cfg: cfg, pods: map[string]*entry{}, permits: map[artifact.Digest]admitted{}, making: map[artifact.Digest]*sync.WaitGroup{}, measured: map[artifact.Digest]artifact.Digest{}}, nil
 }
 
 // SetPolicies replaces the declared policies.
@@ -285,36 +288,78 @@ func (a *Admission) Rootfs(ctx context.Context, d artifact.Digest) (string, erro
 			continue
 		}
 		path := a.path(d)
-		if _, err := os.Stat(path); err == nil {
+		if _, ok := a.measured[d]; ok {
 			a.mu.Unlock()
 			return path, nil
-		} else if !errors.Is(err, fs.ErrNotExist) {
-			a.mu.Unlock()
-			return "", err
 		}
 		wg := new(sync.WaitGroup)
 		wg.Add(1)
 		a.making[d] = wg
 		a.mu.Unlock()
-		err := a.flatten(ctx, ad, path)
+		digest, err := a.rootfs(ctx, ad, path)
 		a.mu.Lock()
 		delete(a.making, d)
+		if err == nil {
+			a.measured[d] = digest
+		}
 		a.mu.Unlock()
 		wg.Done()
 		return path, err
 	}
 }
 
+// Measured gives the digest of the root file system that the containers of an
+// admitted manifest run on, looking at it when this process has not yet.
+func (a *Admission) Measured(ctx context.Context, manifest artifact.Digest) (artifact.Digest, error) {
+	if _, err := a.Rootfs(ctx, manifest); err != nil {
+		return artifact.Digest{}, err
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.measured[manifest], nil
+}
+
+// rootfs takes a root file system that an earlier process made when it is
+// still what it was, and makes it otherwise. What it was stands beside it.
+func (a *Admission) rootfs(ctx context.Context, ad admitted, path string) (artifact.Digest, error) {
+	was, err := os.ReadFile(path + ".digest")
+	if err == nil {
+		if is, err := digestOf(path); err == nil && is.String() == string(was) {
+			return is, nil
+		}
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return artifact.Digest{}, err
+	}
+	made, err := a.flatten(ctx, ad, path)
+	if err != nil {
+		return artifact.Digest{}, err
+	}
+	return made, os.WriteFile(path+".digest", []byte(made.String()), 0o600)
+}
+
+func digestOf(path string) (artifact.Digest, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return artifact.Digest{}, err
+	}
+	defer f.Close()
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		return artifact.Digest{}, err
+	}
+	return artifact.ParseDigest("sha256:" + hex.EncodeToString(h.Sum(nil)))
+}
+
 // flatten makes the image from layers whose digests the permitted manifest
 // names; the registry's readers fail on other bytes.
-func (a *Admission) flatten(ctx context.Context, ad admitted, path string) error {
+func (a *Admission) flatten(ctx context.Context, ad admitted, path string) (made artifact.Digest, err error) {
 	var m struct {
 		Layers []struct {
 			Digest artifact.Digest `json:"digest"`
 		} `json:"layers"`
 	}
 	if err := json.Unmarshal(ad.permit.Evidence().Manifest, &m); err != nil {
-		return &errs.Error{Kind: errs.Invalid, Subject: ad.permit.Ref().String(), Field: "manifest", Err: err}
+		return made, &errs.Error{Kind: errs.Invalid, Subject: ad.permit.Ref().String(), Field: "manifest", Err: err}
 	}
 	var layers []io.Reader
 	defer func() {
@@ -325,12 +370,13 @@ func (a *Admission) flatten(ctx context.Context, ad admitted, path string) error
 	for _, l := range m.Layers {
 		r, _, err := a.cfg.Registry.Blob(ctx, ad.repo, l.Digest)
 		if err != nil {
-			return fmt.Errorf("layer %s of %s: %w", l.Digest, ad.permit.Ref(), err)
+			return made, fmt.Errorf("layer %s of %s: %w", l.Digest, ad.permit.Ref(), err)
 		}
 		layers = append(layers, r)
 	}
-	if _, err := image.Flatten(ctx, layers, path, image.DefaultLimits()); err != nil {
-		return fmt.Errorf("make root file system of %s: %w", ad.permit.Ref(), err)
+	img, err := image.Flatten(ctx, layers, path, image.DefaultLimits())
+	if err != nil {
+		return made, fmt.Errorf("make root file system of %s: %w", ad.permit.Ref(), err)
 	}
-	return nil
+	return artifact.ParseDigest(img.Digest)
 }

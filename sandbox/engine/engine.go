@@ -130,13 +130,13 @@ func (e *Engine) Runtime() cri.RuntimeServiceClient { return cri.NewRuntimeServi
 // Images is the client of the CRI image service.
 func (e *Engine) Images() cri.ImageServiceClient { return cri.NewImageServiceClient(e.conn) }
 
-// Info tells of the sandbox of a pod; kind NotFound when there is none.
-func (e *Engine) Info(uid string) (sandbox.Info, error) {
+// Sandbox tells of the sandbox of a pod; kind NotFound when none runs.
+func (e *Engine) Sandbox(uid string) (id string, info sandbox.Info, err error) {
 	p, err := e.pods.byUID(uid)
 	if err != nil {
-		return sandbox.Info{}, err
+		return "", sandbox.Info{}, err
 	}
-	return p.info(), nil
+	return p.ID, p.info(), nil
 }
 
 // Exec starts a process in a running container, named by its CRI ID.
