@@ -3,12 +3,14 @@
 package provenance
 
 import (
+	"cmp"
 	"context"
 	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
 	"runtime"
+	"slices"
 
 	"redoubt.dev/api/artifact"
 	"redoubt.dev/api/errs"
@@ -110,6 +112,7 @@ func (c *collector) bundles(ctx context.Context, d artifact.Digest) error {
 	if err != nil {
 		return err
 	}
+	var found []manifest.Descriptor
 	for _, ref := range list {
 		_, raw, err := c.r.Manifest(ctx, c.repo, ref.Digest)
 		if err != nil {
@@ -119,10 +122,16 @@ func (c *collector) bundles(ctx context.Context, d artifact.Digest) error {
 		if err != nil || len(m.Layers) != 1 || m.Layers[0].MediaType != bundle.MediaType || m.Layers[0].Size > bundle.MaxSize {
 			continue // not a bundle, whatever it calls itself
 		}
+		found = append(found, m.Layers[0])
+	}
+	// The smallest first: signatures and provenance are small, and large junk
+	// must not use up what may be read.
+	slices.SortStableFunc(found, func(a, b manifest.Descriptor) int { return cmp.Compare(a.Size, b.Size) })
+	for _, l := range found {
 		if len(c.ev.Bundles) == verify.MaxBundles {
 			return nil
 		}
-		b, err := c.read(ctx, m.Layers[0].Digest, bundle.MaxSize)
+		b, err := c.read(ctx, l.Digest, bundle.MaxSize)
 		if err != nil {
 			return err
 		}

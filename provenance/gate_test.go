@@ -3,9 +3,13 @@
 package provenance_test
 
 import (
+	"bytes"
+	"encoding/json"
 	"errors"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -14,6 +18,8 @@ import (
 	"redoubt.dev/api/policy"
 	"redoubt.dev/base/obs"
 	"redoubt.dev/provenance"
+	"redoubt.dev/provenance/bundle"
+	"redoubt.dev/provenance/manifest"
 	"redoubt.dev/provenance/provenancetest"
 	"redoubt.dev/provenance/sign"
 	"redoubt.dev/provenance/verify"
@@ -186,5 +192,60 @@ func BenchmarkAdmission(b *testing.B) {
 		if _, err := verify.Verify(in.Evidence(b, "bank/ledger:1"), in.Policies, in.Root, in.Clock()); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// TestJunk attaches as much junk as the registry takes: large bundles and
+// signatures by strangers. The image is admitted all the same, or the junk is
+// refused.
+func TestJunk(t *testing.T) {
+	t.Parallel()
+	in := provenancetest.New(t, "bank.example")
+	pub := in.Publish(t, "bank/ledger:1", "ledger")
+	stranger := provenancetest.New(t, "bank.example").Keys
+	st, err := bundle.NewStatement("", pub.Digest, bundle.Signature, map[string]string{"pad": strings.Repeat("x", 100)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	put := func(b []byte) manifest.Descriptor {
+		d := artifact.DigestOf(b)
+		if _, err := in.Store.PutBlob(t.Context(), "bank/ledger", d, bytes.NewReader(b)); err != nil {
+			t.Fatal(err)
+		}
+		return manifest.Descriptor{MediaType: bundle.MediaType, Digest: d, Size: int64(len(b))}
+	}
+	empty := put([]byte("{}"))
+	empty.MediaType = manifest.Empty
+	refused := 0
+	for i := range 270 {
+		raw := bytes.Repeat([]byte(strconv.Itoa(i)), 200<<10) // 600 kB of no bundle: 150 MB in all
+		if i%2 == 0 {
+			if raw, err = stranger.Sign(sign.Builder(in.Domain), st); err != nil {
+				t.Fatal(err)
+			}
+		}
+		m, err := json.Marshal(manifest.Manifest{SchemaVersion: 2, MediaType: manifest.OCIManifest, ArtifactType: bundle.MediaType, Config: &empty,
+			Layers: []manifest.Descriptor{put(raw)}, Subject: &manifest.Descriptor{MediaType: manifest.OCIManifest, Digest: pub.Digest, Size: 1}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := in.Store.PutManifest(t.Context(), "bank/ledger", manifest.OCIManifest, m, artifact.Digest{}); errors.Is(err, errs.TooLarge) {
+			refused++
+		} else if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if refused != 270+3-verify.MaxBundles {
+		t.Errorf("%d refused, want all beyond %d", refused, verify.MaxBundles)
+	}
+	begin := time.Now()
+	ev := in.Evidence(t, "bank/ledger:1")
+	p, err := verify.Verify(ev, in.Policies, in.Root, in.Clock())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("%d bundles in %s", len(ev.Bundles), time.Since(begin))
+	if n := len(p.Evidence().Bundles); n != 3 {
+		t.Errorf("the permit keeps %d bundles, want the 3 that it rests on", n)
 	}
 }

@@ -126,6 +126,9 @@ func (p *publisher) attach(ctx context.Context) error {
 // refer stores one bundle as an OCI 1.1 referrer, as cosign's bundle
 // specification lays it out.
 func (p *publisher) refer(ctx context.Context, predicateType string, raw []byte) (artifact.Digest, error) {
+	if len(raw) > bundle.MaxSize {
+		return artifact.Digest{}, &errs.Error{Kind: errs.TooLarge, Subject: "statement " + predicateType, Expected: fmt.Sprintf("at most %d bytes, which is what verifiers read", bundle.MaxSize), Seen: fmt.Sprint(len(raw))}
+	}
 	layer, err := p.put(ctx, raw)
 	if err != nil {
 		return artifact.Digest{}, err

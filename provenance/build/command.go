@@ -44,7 +44,7 @@ func command(ctx context.Context, dir string, env []string, name string, args ..
 		}
 	}
 	c.Env = append(c.Env, env...)
-	c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	c.Cancel = func() error { return syscall.Kill(-c.Process.Pid, syscall.SIGKILL) }
 	c.WaitDelay = 5 * time.Second
 	out, complaint := &bounded{max: maxOutput}, &bounded{max: 16 << 10}

@@ -48,7 +48,7 @@ const (
 // create makes all keys in a temporary folder and renames it to dir/v1. When
 // another process was faster, its keys are kept and these are dropped.
 func create(dir string, td id.TrustDomain, now time.Time) error {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if err := disk.MkdirAll(dir); err != nil {
 		return err
 	}
 	tmp, err := os.MkdirTemp(dir, "new-*") // mode 0700
@@ -70,6 +70,23 @@ func create(dir string, td id.TrustDomain, now time.Time) error {
 		return err
 	}
 	return disk.SyncDir(dir)
+}
+
+// dropHalfMade removes the keys of a first use that was killed long ago;
+// younger ones may belong to a process that is at it.
+func dropHalfMade(dir string, now time.Time) error {
+	half, err := filepath.Glob(filepath.Join(dir, "new-*"))
+	if err != nil {
+		return err
+	}
+	for _, h := range half {
+		if st, err := os.Lstat(h); err == nil && now.Sub(st.ModTime()) > time.Hour {
+			if err := os.RemoveAll(h); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 func writeKeys(dir string, td id.TrustDomain, now time.Time) error {

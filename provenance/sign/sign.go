@@ -71,6 +71,9 @@ func Open(dir string, td id.TrustDomain, now func() time.Time) (*Authority, erro
 			return nil, fmt.Errorf("make signing keys: %w", err)
 		}
 	}
+	if err := dropHalfMade(dir, now()); err != nil {
+		return nil, fmt.Errorf("open signing keys: %w", err)
+	}
 	a := &Authority{td: td, now: now}
 	if err := a.load(gen); err != nil {
 		return nil, fmt.Errorf("open signing keys: %w", err)

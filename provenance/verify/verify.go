@@ -235,16 +235,22 @@ func (v *verification) provenance(r rule) *Denied {
 	demanded := len(accepted) > 0 || len(r.Spec.Sources) > 0
 	if len(accepted) == 0 {
 		for _, s := range r.Spec.Signers {
-			accepted = append(accepted, s.Identity)
+			if s.Identity != "" {
+				accepted = append(accepted, s.Identity)
+			}
 		}
 	}
-	d := &Denied{Kind: errs.Unproven, Link: LinkProvenance, Expected: "provenance by " + strings.Join(accepted, " or "), Seen: "none that verifies",
+	who := strings.Join(accepted, " or ")
+	if who == "" {
+		who = "a builder, of which the policy names none"
+	}
+	d := &Denied{Kind: errs.Unproven, Link: LinkProvenance, Expected: "provenance by " + who, Seen: "none that verifies",
 		Fix: "build the image with redoubt build, or name its builder in the TrustPolicy"}
 	for _, a := range v.atts {
 		if a.Statement.PredicateType != bundle.Provenance {
 			continue
 		}
-		if a.Signer == "" || !slices.Contains(accepted, a.Signer) {
+		if !slices.Contains(accepted, a.Signer) {
 			if d.Kind == errs.Unproven {
 				d.Kind, d.Seen = errs.Denied, "by "+a.Signer
 			}
