@@ -44,7 +44,7 @@ var walls = map[string][]string{
 	"github.com/vishvananda/netlink": {"sandbox/edge", "test"},
 	"github.com/google/nftables":     {"sandbox/edge", "test"},
 	"unsafe":                         {"base/sys"},
-	"os/exec":                        {"sandbox/driver", "provenance/build", "node/children", "test"},
+	"os/exec":                        {"sandbox/driver", "provenance/build", "node/children", "examples/bank/demo", "test"},
 	"net/http/httputil":              {},
 }
 
