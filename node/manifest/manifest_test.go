@@ -61,6 +61,20 @@ func TestGood(t *testing.T) {
 	}
 }
 
+func TestSecretsDoNotPrint(t *testing.T) {
+	set, err := manifest.Load([]string{"testdata/good"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, v := range []any{set, &set, struct{ S *manifest.Set }{&set}} {
+		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q"} {
+			if got := fmt.Sprintf(verb, v); strings.Contains(got, "correct") || len(got) > 200 {
+				t.Errorf("%s prints %.300s", verb, got)
+			}
+		}
+	}
+}
+
 // TestDigest: the digest is of what is declared, not of how it is written.
 func TestDigest(t *testing.T) {
 	text, err := os.ReadFile("testdata/good/bank.yaml")

@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
+	"fmt"
 	"maps"
 	"slices"
 
@@ -67,6 +68,10 @@ func (s *Set) Source(k Key) (src Source, ok bool) {
 	src, ok = s.sources[k]
 	return src, ok
 }
+
+// Format prints how much is in s, for every verb: Secrets are in it, and it is
+// easily logged by mistake.
+func (s Set) Format(f fmt.State, _ rune) { fmt.Fprintf(f, "%d objects", len(s.sources)) }
 
 // Keys lists all objects in order of kind, namespace, name.
 func (s *Set) Keys() []Key {

@@ -164,7 +164,7 @@ func (r *reader) mapping(n *Node, y *yaml.Node, above, depth int, p Path) {
 		case tag == "!!merge":
 			r.add(Problem{Kind: errs.Unsupported, Path: p, Line: line, Expected: "keys written out", Seen: "a merge key '<<'", Fix: "write the merged fields out"})
 			continue
-		case tag == "!!int":
+		case tag == "!!int" && decimal.MatchString(k.Value):
 			f.Key = Int
 		case tag != "!!str" && tag != "!!timestamp" || old11(k):
 			r.add(Problem{Kind: errs.Invalid, Path: p.Key(k.Value), Line: line, Expected: "a string as key", Seen: Quote(k.Value), Fix: "put the key in quotes"})
@@ -178,6 +178,10 @@ func (r *reader) mapping(n *Node, y *yaml.Node, above, depth int, p Path) {
 		n.Fields = append(n.Fields, f)
 	}
 }
+
+// decimal has one spelling for each number: "00" and "0" would be two keys to
+// us and one to kubectl.
+var decimal = regexp.MustCompile(`^(0|[1-9][0-9]*)$`)
 
 // The spellings of numbers that YAML 1.1 and 1.2 read alike, and 0644, which
 // kubectl reads as everybody means it. Hexadecimal, "0o7", "1_000", "+1" are a
