@@ -75,6 +75,34 @@ func TestSecretsDoNotPrint(t *testing.T) {
 	}
 }
 
+func TestMerge(t *testing.T) {
+	decode := func(text, name string) *manifest.Set {
+		t.Helper()
+		set, err := manifest.Decode([]byte(text), name)
+		must(t, err)
+		return &set
+	}
+	const port = "apiVersion: v1\nkind: Service\nmetadata: {name: %s}\nspec: {type: NodePort, selector: {a: b}, ports: [{port: 80, nodePort: 30080}]}\n"
+	const ns = "apiVersion: v1\nkind: Namespace\nmetadata: {name: bank}\n---\n"
+	a, b := decode(ns+fmt.Sprintf(small, "a"), "a.yaml"), decode(ns+fmt.Sprintf(small, "b"), "b.yaml")
+	got, err := manifest.Merge(b, a)
+	if err != nil || fmt.Sprint(got.Keys()) != "[ConfigMap default/a ConfigMap default/b Namespace bank]" || len(got.Namespaces) != 1 || got.ConfigMaps[0].Name != "a" {
+		t.Errorf("%v, %v", got.Keys(), err)
+	}
+	other, err := manifest.Merge(a, b)
+	if err != nil || got.Digest() != other.Digest() || got.Digest() == a.Digest() {
+		t.Errorf("the order of sets tells: %v", err)
+	}
+	for name, c := range map[string][2]*manifest.Set{
+		"one object in both": {a, decode(fmt.Sprintf(small, "a"), "c.yaml")},
+		"one node port":      {decode(fmt.Sprintf(port, "a"), "a.yaml"), decode(fmt.Sprintf(port, "b"), "b.yaml")},
+	} {
+		if _, err := manifest.Merge(c[0], c[1]); !errors.Is(err, errs.Conflict) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 // TestDigest: the digest is of what is declared, not of how it is written.
 func TestDigest(t *testing.T) {
 	text, err := os.ReadFile("testdata/good/bank.yaml")

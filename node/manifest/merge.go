@@ -44,5 +44,5 @@ func Merge(sets ...*Set) (Set, error) {
 		out.TrustPolicies = append(out.TrustPolicies, s.TrustPolicies...)
 	}
 	out.sort()
-	return out, errors.Join(all...)
+	return out, errors.Join(append(all, out.together()...)...)
 }
