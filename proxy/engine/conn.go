@@ -87,6 +87,7 @@ type Conn struct {
 	writable   bool
 	peerShut   bool // end of stream or error was signalled: short reads prove nothing
 	eof        bool
+	fin        bool // the peer's kernel said that its side is closed
 	shut       bool // no more Send; the end follows the last byte
 	shutDone   bool
 	dirty      bool
@@ -168,13 +169,18 @@ func (c *Conn) Secure() bool { return c.rec != nil }
 // Sent is the number of bytes that the kernel took so far.
 func (c *Conn) Sent() uint64 { return c.sent }
 
-// Acked is the number of bytes that the peer's kernel acknowledged so far.
-func (c *Conn) Acked() (uint64, bool) {
-	ti, err := unix.GetsockoptTCPInfo(c.fd, unix.IPPROTO_TCP, unix.TCP_INFO)
-	if err != nil || ti.Bytes_acked == 0 {
-		return 0, err == nil
+// Unheard tells that the peer closed its side before any byte beyond the
+// first sent bytes reached its kernel, so that nobody can have read them.
+//
+// The FIN carries the peer's last acknowledgement, which settles it. A reset
+// settles nothing: its acknowledgement is ignored, and that of bytes which
+// the peer has read already may have been delayed.
+func (c *Conn) Unheard(sent uint64) bool {
+	if !c.fin || c.fd < 0 {
+		return false
 	}
-	return ti.Bytes_acked - 1, true // the SYN counts as one
+	ti, err := unix.GetsockoptTCPInfo(c.fd, unix.IPPROTO_TCP, unix.TCP_INFO)
+	return err == nil && ti.Bytes_acked <= sent+1 // the SYN counts as one
 }
 
 // StartTLS puts rec between the wire and the handler. rest is ciphertext that
@@ -255,6 +261,9 @@ func (c *Conn) read(p []byte) int {
 			return 0
 		case n == 0:
 			c.readable = false
+			// A reset that a write was told of makes reads end too. It is
+			// EPIPE when the peer's FIN had come before it.
+			c.fin = c.werr == nil || errors.Is(c.werr, unix.EPIPE)
 			switch {
 			case c.werr != nil:
 				c.err = c.werr // the reset was told to the writer; this is no proper end

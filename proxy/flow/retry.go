@@ -35,12 +35,8 @@ func (e *session) upstreamDied() {
 // what arrives after that (Conn.Finish); in any other case it answers, or
 // resets. TLS protects the closing alert, so nobody else can say it.
 //
-// Else the peer's kernel tells: when it acknowledged no byte of the request,
-// its socket was closed before the request came.
+// Else the peer's kernel tells: when it had received nothing of the request
+// as it closed its side, the request came too late to be read.
 func (u *upstream) unprocessed() bool {
-	if u.peer.Proto == mtls.ProtoStream && u.c.EOF() {
-		return true
-	}
-	acked, ok := u.c.Acked()
-	return ok && acked <= u.mark
+	return u.peer.Proto == mtls.ProtoStream && u.c.EOF() || u.c.Unheard(u.mark)
 }
