@@ -95,7 +95,7 @@ func newWorld(t testing.TB, app netip.AddrPort, change ...func(*world)) *world {
 		Inbound: wire.Authz{MTLS: wire.MTLSStrict, Allow: []wire.Rule{{Policy: "bank/shop", From: []wire.Source{{Namespaces: []string{"shop"}}}}}}}
 	w.svc = wire.Service{Namespace: "bank", Name: "s", VIP: w.at(3), Ports: []wire.ServicePort{{Port: port, Protocol: wire.ProtoAuto,
 		Endpoints: []wire.Backend{{Addr: w.direct, ID: idB}}}}}
-	w.a, w.b = w.machine("a"), w.machine("b")
+	w.a, w.b = w.machine("a", proxytest.NewLoopback()), w.machine("b", proxytest.NewLoopback())
 	w.a.open.Leaving("a", w.vip)
 	w.b.open.Coming("b", w.direct, app)
 	for _, f := range change {
@@ -105,9 +105,9 @@ func newWorld(t testing.TB, app netip.AddrPort, change ...func(*world)) *world {
 	return w
 }
 
-func (w *world) machine(name string) *machine {
+func (w *world) machine(name string, open *proxytest.Loopback) *machine {
 	t := w.t
-	m := &machine{open: proxytest.NewLoopback(), dir: t.TempDir()}
+	m := &machine{open: open, dir: t.TempDir()}
 	cfg := proxy.Default(2)
 	m.audit = filepath.Join(m.dir, "audit.log")
 	cfg.Control, cfg.Metrics = filepath.Join(m.dir, "c"), filepath.Join(m.dir, "m")
