@@ -52,7 +52,7 @@ type Pod struct {
 	mode  string
 	modes map[uint16]string
 	proto map[uint16]Proto
-	svid  *wire.SVID
+	svid  wire.SVID
 }
 
 // Permissive tells whether the port takes connections in clear.
@@ -74,7 +74,7 @@ type Gateway struct {
 	Target   *Target // nil when the service or port does not exist now
 	Identity *mtls.Identity
 	Table    *Table
-	svid     *wire.SVID
+	svid     wire.SVID
 }
 
 // Table is a compiled snapshot.
@@ -262,9 +262,9 @@ func (c *compiler) pods() {
 			c.bad(name, "netns", "an absolute path", w.NetNS)
 		}
 		p := &Pod{UID: w.UID, Namespace: w.Namespace, Name: w.Name, Addr: w.Addr, NetNS: w.NetNS, Table: c.t,
-			mode: w.Inbound.MTLS, modes: w.Inbound.Ports, proto: map[uint16]Proto{}, svid: &w.SVID}
+			mode: w.Inbound.MTLS, modes: w.Inbound.Ports, proto: map[uint16]Proto{}, svid: w.SVID}
 		if c.prev != nil && c.prev.Pods[w.UID] != nil {
-			p.Identity = c.same(&w.SVID, c.prev.Pods[w.UID].svid, c.prev.Pods[w.UID].Identity)
+			p.Identity = c.same(&w.SVID, &c.prev.Pods[w.UID].svid, c.prev.Pods[w.UID].Identity)
 		}
 		var err error
 		if p.Identity == nil {
@@ -308,9 +308,9 @@ func (c *compiler) gateways() {
 		if !w.Listen.IsValid() || w.Listen.Port() == 0 || c.t.Gateways[w.Listen] != nil {
 			c.bad(name, "listen", "an address and port of its own", w.Listen.String())
 		}
-		g := &Gateway{Listen: w.Listen, Name: fmt.Sprintf("%s/%s:%d", w.Namespace, w.Service, w.Port), Table: c.t, svid: &w.SVID}
+		g := &Gateway{Listen: w.Listen, Name: fmt.Sprintf("%s/%s:%d", w.Namespace, w.Service, w.Port), Table: c.t, svid: w.SVID}
 		if c.prev != nil && c.prev.Gateways[w.Listen] != nil {
-			g.Identity = c.same(&w.SVID, c.prev.Gateways[w.Listen].svid, c.prev.Gateways[w.Listen].Identity)
+			g.Identity = c.same(&w.SVID, &c.prev.Gateways[w.Listen].svid, c.prev.Gateways[w.Listen].Identity)
 		}
 		if g.Identity == nil {
 			var err error
