@@ -4,23 +4,22 @@ package proxy
 
 import (
 	"fmt"
+	"os"
+	"runtime"
 	"syscall"
 
 	"golang.org/x/sys/unix"
-
-	"redoubt.dev/api/errs"
 )
 
 // Confine gives up what the process never needs: new privileges through
 // exec, core dumps and debuggers of the same user, through which keys could
 // leave. It only ever lowers; the node that starts the proxy has chosen user
 // and capabilities. It raises the soft limit of descriptors to the hard one.
+//
+// It may replace the process by itself, so it must be called first.
 func Confine() error {
-	if _, _, e := syscall.AllThreadsSyscall6(unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0, 0); e != 0 {
-		on, err := unix.PrctlRetInt(unix.PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0)
-		if err != nil || on != 1 {
-			return &errs.Error{Kind: errs.Unsupported, Subject: "no_new_privs", Expected: "a static binary, or a parent that has set it", Fix: "build with CGO_ENABLED=0", Err: e}
-		}
+	if err := noNewPrivs(); err != nil {
+		return fmt.Errorf("give up new privileges: %w", err)
 	}
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return fmt.Errorf("forbid core dumps: %w", err)
@@ -34,4 +33,26 @@ func Confine() error {
 		unix.Setrlimit(unix.RLIMIT_NOFILE, &lim) // best effort: fewer connections are served without it
 	}
 	return nil
+}
+
+// noNewPrivs sets the flag for every thread. It belongs to threads, not to
+// the process: a static Go binary can reach all of them; one linked with C
+// cannot, so it sets its own and runs itself again, since exec keeps it.
+func noNewPrivs() error {
+	if on, err := unix.PrctlRetInt(unix.PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0); err == nil && on == 1 {
+		return nil
+	}
+	_, _, e := syscall.AllThreadsSyscall6(unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0, 0)
+	if e != syscall.ENOTSUP {
+		if e != 0 {
+			return e
+		}
+		return nil
+	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	if err := unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0); err != nil {
+		return err
+	}
+	return syscall.Exec("/proc/self/exe", os.Args, os.Environ())
 }

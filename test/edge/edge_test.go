@@ -254,7 +254,7 @@ func TestPodEdge(t *testing.T) {
 			c.SetDeadline(time.Now().Add(5 * time.Second))
 			defer c.Close()
 		}
-		if got := ask(c, err, get); strings.Contains(got, "HTTP") {
+		if got := ask(c, err, get); !strings.Contains(got, "reset") {
 			t.Errorf("got %q", got)
 		}
 	})
