@@ -141,10 +141,7 @@ func child(t *testing.T, o order) (*os.Process, *os.File) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, w, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
+	r, w := pipe(t)
 	defer w.Close()
 	log, err := os.Create(filepath.Join(dir, "log"))
 	if err != nil {
@@ -164,7 +161,6 @@ func child(t *testing.T, o order) (*os.Process, *os.File) {
 			b, _ := os.ReadFile(filepath.Join(dir, "log"))
 			t.Logf("the other process said: %s", b)
 		}
-		r.Close()
 		_ = p.Kill()
 		_, _ = p.Wait()
 	})

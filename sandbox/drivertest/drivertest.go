@@ -38,7 +38,21 @@ type Fixture struct {
 }
 
 // patience bounds each subtest: longer than any machine needs.
-const patience = 2 * time.Minute
+const patience = time.Minute
+
+// pipe is a pipe whose reads give up when patience is over.
+func pipe(t testing.TB) (r, w *os.File) {
+	t.Helper()
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.SetReadDeadline(time.Now().Add(patience)); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { r.Close() })
+	return r, w
+}
 
 // Run checks the whole contract.
 func Run(t *testing.T, f Fixture) {
@@ -224,12 +238,8 @@ type running struct {
 
 func (p *pod) start(c sandbox.ContainerSpec) *running {
 	p.t.Helper()
-	r, w, err := os.Pipe()
-	if err != nil {
-		p.t.Fatal(err)
-	}
+	r, w := pipe(p.t)
 	defer w.Close()
-	p.t.Cleanup(func() { r.Close() })
 	if c.Stdio[1] == nil {
 		c.Stdio[1], c.Stdio[2] = w, w
 	}

@@ -21,11 +21,7 @@ import (
 
 func testOutput(t *testing.T, s *suite) {
 	p := s.pod(t, nil)
-	r, w, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer r.Close()
+	r, w := pipe(t)
 	c := p.shell("c", "echo to-out; echo to-err >&2")
 	h, err := p.Add(p.ctx, withStdio(c, nil, w, w))
 	w.Close() // borrowed for the call only
@@ -109,10 +105,11 @@ func testEnvironment(t *testing.T, s *suite) {
 // terminal opens a pseudo terminal.
 func terminal(t testing.TB) (host, replica *os.File) {
 	t.Helper()
-	host, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
+	host, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
+	_ = host.SetReadDeadline(time.Now().Add(patience))
 	if err := unix.IoctlSetPointerInt(int(host.Fd()), unix.TIOCSPTLCK, 0); err != nil {
 		t.Fatal(err)
 	}
@@ -202,12 +199,8 @@ func testSignalAll(t *testing.T, s *suite) {
 
 func (r *running) exec(args ...string) (sandbox.Process, *os.File) {
 	r.p.t.Helper()
-	out, w, err := os.Pipe()
-	if err != nil {
-		r.p.t.Fatal(err)
-	}
+	out, w := pipe(r.p.t)
 	defer w.Close()
-	r.p.t.Cleanup(func() { out.Close() })
 	x, err := r.Exec(r.p.ctx, sandbox.ProcessSpec{
 		OCI:   &specs.Process{Args: args, Env: []string{"PATH=/bin"}, Cwd: "/", Capabilities: usual()},
 		Stdio: [3]*os.File{nil, w, w},

@@ -235,7 +235,7 @@ func (g Group) Processes() ([]int, error) {
 	var pids []int
 	for _, m := range g.root.mounts {
 		b, err := os.ReadFile(filepath.Join(g.dir(m), "cgroup.procs"))
-		if errors.Is(err, os.ErrNotExist) {
+		if errors.Is(err, os.ErrNotExist) || errors.Is(err, syscall.ENODEV) { // not there, or removed while it was read
 			continue
 		}
 		if err != nil {
