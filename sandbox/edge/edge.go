@@ -139,12 +139,16 @@ func (e Edge) wireNode(pod netns.NsHandle) error {
 	if err != nil {
 		return err
 	}
+	// Before it is up: else the kernel announces itself by IPv6 to the pod's edge.
+	if err := sysctls(map[string]string{"net/ipv6/conf/" + e.link() + "/disable_ipv6": "1"}); err != nil {
+		return err
+	}
 	if err := h.LinkSetUp(link); err != nil {
 		return err
 	}
 	return errors.Join(
 		h.NeighSet(neighbour(link, e.Addr, e.mac(macPod))),
-		h.RouteReplace(&netlink.Route{LinkIndex: link.Attrs().Index, Dst: host(e.Addr), Scope: netlink.SCOPE_LINK}))
+		h.RouteReplace(&netlink.Route{LinkIndex: link.Attrs().Index, Dst: host(e.Addr), Src: nodeSide.AsSlice(), Scope: netlink.SCOPE_LINK}))
 }
 
 // wirePod makes the pair between POD and INNER and all routes in POD; eth0

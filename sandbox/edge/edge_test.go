@@ -139,6 +139,26 @@ func TestProxyToProxyKeepsAddresses(t *testing.T) {
 	}
 }
 
+// The node's gateway connects from an address of its own, also on a machine
+// that has none.
+func TestNodeReachesTheInboundSocket(t *testing.T) {
+	_, b := lab(t)
+	l := transparent(t, b, "127.0.0.1:15006")
+	c, err := net.DialTimeout("tcp4", netip.AddrPortFrom(b.Addr, 8080).String(), time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	s, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if got := s.RemoteAddr().(*net.TCPAddr).IP.String(); got != "169.254.1.2" {
+		t.Errorf("the node speaks from %s", got)
+	}
+}
+
 func TestNothingPassesWithoutProxy(t *testing.T) {
 	a, b := lab(t)
 	// A server on the node, on its own address, and one in B that no proxy guards.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/nftables"
 	"github.com/google/nftables/expr"
+	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 )
 
@@ -24,6 +25,9 @@ func Host(dir string) error {
 	}
 	if err := os.WriteFile("/proc/sys/net/ipv4/ip_forward", []byte("1"), 0); err != nil {
 		return fmt.Errorf("let the node forward between edges: %w", err)
+	}
+	if err := ownAddress(netlink.AddrReplace); err != nil {
+		return fmt.Errorf("give the node its address towards edges: %w", err)
 	}
 	c, err := nftables.New()
 	if err != nil {
@@ -53,6 +57,17 @@ func Host(dir string) error {
 	return c.Flush()
 }
 
+// ownAddress changes the address that the node speaks to edges from. It is the
+// same on every machine and never leaves one, so that pods do not learn the
+// machine's own, and a machine without any can run pods.
+func ownAddress(change func(netlink.Link, *netlink.Addr) error) error {
+	lo, err := netlink.LinkByName("lo")
+	if err != nil {
+		return err
+	}
+	return change(lo, &netlink.Addr{IPNet: host(nodeSide), Scope: unix.RT_SCOPE_LINK})
+}
+
 // synOnly matches the first segment of a connection: answers to connections
 // that the node's gateway opened towards an edge pass.
 func synOnly() []expr.Any {
@@ -77,5 +92,9 @@ func Unhost(dir string) error {
 		c.DelTable(t)
 		nerr = c.Flush()
 	}
-	return errors.Join(err, nerr, os.RemoveAll(filepath.Clean(dir)))
+	aerr := ownAddress(netlink.AddrDel)
+	if errors.Is(aerr, unix.EADDRNOTAVAIL) {
+		aerr = nil
+	}
+	return errors.Join(err, nerr, aerr, os.RemoveAll(filepath.Clean(dir)))
 }
