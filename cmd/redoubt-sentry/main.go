@@ -1,5 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 
+// The Go runtime must not open files of the host's control groups and keep
+// them: the driver says how many processors there are.
+//go:debug containermaxprocs=0
+//go:debug updatemaxprocs=0
+
 // Command redoubt-sentry is one pod's sandbox: a kernel in user space and the
 // application on it (role boot), or the server of the files that such a pod
 // sees live of its host (role gofer). The sandbox driver starts it with descriptors and a boot

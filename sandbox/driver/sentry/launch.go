@@ -229,6 +229,11 @@ func (b *box) spawn(role string, log *os.File, files []*os.File, attr *syscall.S
 	attr.Setsid = true // signals to the node's terminal are not for the pod
 	attr.Cloneflags = syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS | syscall.CLONE_NEWPID | syscall.CLONE_NEWIPC | syscall.CLONE_NEWUTS
 	cmd.SysProcAttr = attr
+	// Go opens nothing that a program started by it would inherit, but this
+	// process may have inherited something itself.
+	if err := unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
+		return proc.ID{}, fmt.Errorf("close descriptors on exec: %w", err)
+	}
 	// A child inherits the network namespace of the thread that makes it.
 	if err := inNetNS(empty, cmd.Start); err != nil {
 		return proc.ID{}, &errs.Error{Kind: errs.Unavailable, Subject: "sandbox", Expected: "a started redoubt-sentry", Err: err}

@@ -39,11 +39,11 @@ func Boot() error {
 	cpuid.Initialize()
 	ring0.InitDefault()
 
-	nulls, err := openNulls()
-	if err != nil {
+	if err := refuseStrangers(bootdoc.Count); err != nil {
 		return err
 	}
-	if err := refuseDirectories(); err != nil {
+	nulls, err := openNulls()
+	if err != nil {
 		return err
 	}
 	if err := emptyRoot(); err != nil {
@@ -212,9 +212,10 @@ func firstProcess(doc bootdoc.Doc) *specs.Spec {
 	}
 }
 
-// refuseDirectories makes sure that no descriptor of a directory came in: an
-// open directory of the host would be a way around the empty root.
-func refuseDirectories() error {
+// refuseStrangers makes sure that nothing came in but what the driver gives
+// in the given number of descriptors: an open file of the host would be a way
+// around the empty root, an open directory a highway.
+func refuseStrangers(given int) error {
 	entries, err := os.ReadDir("/proc/self/fd")
 	if err != nil {
 		return fmt.Errorf("list descriptors: %w", err)
@@ -230,6 +231,11 @@ func refuseDirectories() error {
 		}
 		if st.Mode&unix.S_IFMT == unix.S_IFDIR {
 			return fmt.Errorf("descriptor %d is a directory", n)
+		}
+		// Type 0 is what the kernel gives pollers and event counters. Those
+		// and pipes this program has made for itself before main.
+		if t := st.Mode & unix.S_IFMT; n >= 3+given && t != 0 && t != unix.S_IFIFO {
+			return fmt.Errorf("descriptor %d was not given by the driver", n)
 		}
 	}
 	return nil

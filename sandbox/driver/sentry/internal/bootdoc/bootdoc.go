@@ -32,6 +32,7 @@ const (
 	GoferListenFD = 3 + iota // listening unix socket on which orders come
 	GoferReadyFD             // as ReadyFD
 	GoferGateFD              // as GateFD
+	GoferCount    = GoferGateFD - GoferListenFD + 1
 )
 
 // GoferVolumes is the directory in a gofer's root under which the driver
