@@ -153,6 +153,21 @@ func (p *Proxy) reopen(ctx context.Context) error {
 	}
 }
 
+// stopListening refuses new connections while those under way end: a refusal
+// is an answer, waiting in the backlog of one who leaves is none.
+func (p *Proxy) stopListening() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, ps := range p.pods {
+		if ps.site != nil {
+			ps.site.StopListening()
+		}
+	}
+	for _, s := range p.gateways {
+		s.StopListening()
+	}
+}
+
 // closeSites closes every edge, after the loops have ended.
 func (p *Proxy) closeSites() {
 	p.mu.Lock()

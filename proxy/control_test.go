@@ -236,6 +236,30 @@ func TestEdgeIsRetried(t *testing.T) {
 	}
 }
 
+// TestOnePodCannotTakeAll: connections of one pod beyond its share are
+// refused, and other sites are served.
+func TestOnePodCannotTakeAll(t *testing.T) {
+	w := newWorld(t, app(t, http.HandlerFunc(hello)))
+	if err := w.a.stop(); err != nil {
+		t.Fatal(err)
+	}
+	w.a = w.machine("a", w.a.open, func(p *proxy.Proxy) { p.ShareForTest(10) })
+	w.apply()
+	var last error
+	for range 30 {
+		c, err := net.Dial("tcp", w.vip.String())
+		if err == nil {
+			defer c.Close()
+			c.SetDeadline(time.Now().Add(50 * time.Millisecond))
+			_, err = c.Read(make([]byte, 1))
+		}
+		if last = err; err != nil && strings.Contains(err.Error(), "reset") {
+			return
+		}
+	}
+	t.Fatalf("30 connections where 10 are allowed: %v", last)
+}
+
 func TestConfigRefuses(t *testing.T) {
 	cfg := proxy.Config{Control: "relative", Loops: 0}
 	err := cfg.Validate()

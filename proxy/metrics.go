@@ -64,6 +64,7 @@ var (
 	descLost      = desc("audit_refused_total", "Decisions refused because their record could not be kept.")
 	descAuditErrs = desc("audit_errors_total", "Errors of the audit log.")
 	descDropped   = desc("access_log_dropped_total", "Lines of the access log dropped.")
+	descFaults    = desc("faults_total", "Panics of handlers, each of which cost one connection.")
 	descVersion   = desc("snapshot_version", "Version of the snapshot in force.")
 )
 
@@ -116,6 +117,7 @@ func (p *Proxy) Collect(ch chan<- prometheus.Metric) {
 	count(descQueries, c.Queries, "answered")
 	count(descQueries, c.QueriesRefused, "dropped")
 	count(descLost, p.sh.Audit.Lost.Load())
+	count(descFaults, p.faults.Load())
 	count(descAuditErrs, p.sh.Audit.Errs.Load())
 	if p.sh.Access != nil {
 		count(descDropped, p.sh.Access.Dropped.Load())

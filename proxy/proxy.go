@@ -10,7 +10,9 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -71,12 +73,13 @@ type Opener interface {
 
 // Proxy is one data plane. Make it with New, then Run it once.
 type Proxy struct {
-	cfg   Config
-	log   *slog.Logger
-	open  Opener
-	sh    *flow.Shared
-	loops []*engine.Loop
-	audit *obs.Audit
+	cfg    Config
+	log    *slog.Logger
+	open   Opener
+	sh     *flow.Shared
+	loops  []*engine.Loop
+	audit  *obs.Audit
+	faults atomic.Uint64 // panics of handlers
 
 	mu       sync.Mutex // one Apply at a time
 	table    *route.Table
@@ -95,6 +98,8 @@ func New(cfg Config, log *slog.Logger, open Opener) (*Proxy, error) {
 	}
 	p := &Proxy{cfg: cfg, log: log, open: open, audit: audit, pods: map[string]*podSite{}, gateways: map[netip.AddrPort]*flow.Site{},
 		sh: &flow.Shared{Handshakes: mtls.NewHandshaker(cfg.Handshakes), Audit: flow.NewAuditor(), MaxConns: maxConns(cfg.Loops)}}
+	p.sh.SiteConns = p.sh.MaxConns * int64(cfg.Loops) / siteShare
+	p.sh.SiteShakes = int64(cfg.Handshakes) / siteShare
 	if cfg.AccessLog != "" {
 		p.sh.Access = flow.NewAccessLog()
 	}
@@ -103,11 +108,20 @@ func New(cfg Config, log *slog.Logger, open Opener) (*Proxy, error) {
 		if err != nil {
 			return nil, errors.Join(err, audit.Close())
 		}
+		l.Spin = runtime.GOMAXPROCS(0) > cfg.Loops
+		l.Fault = func(cause any, stack []byte) {
+			p.faults.Add(1)
+			p.log.Error("a handler failed; its connection is cut", "loop", i, "cause", fmt.Sprint(cause), "stack", string(stack))
+		}
 		p.loops = append(p.loops, l)
 		p.sh.Workers = append(p.sh.Workers, flow.NewWorker(l, p.sh, i))
 	}
 	return p, nil
 }
+
+// siteShare is the part (one in so many) of connections and handshakes that
+// one pod may have: what a taken-over pod exhausts is its own share.
+const siteShare = 4
 
 // maxConns shares the process's descriptors among the loops and leaves some
 // for listeners, namespaces and logs.
@@ -168,6 +182,7 @@ func (p *Proxy) Run(ctx context.Context) error {
 // drain lets connections end, for Config.Drain at most.
 func (p *Proxy) drain() {
 	p.each(func(w *flow.Worker) { w.Drain() })
+	p.stopListening()
 	deadline := time.NewTimer(p.cfg.Drain)
 	defer deadline.Stop()
 	look := time.NewTicker(20 * time.Millisecond)

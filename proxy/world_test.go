@@ -105,7 +105,7 @@ func newWorld(t testing.TB, app netip.AddrPort, change ...func(*world)) *world {
 	return w
 }
 
-func (w *world) machine(name string, open *proxytest.Loopback) *machine {
+func (w *world) machine(name string, open *proxytest.Loopback, tune ...func(*proxy.Proxy)) *machine {
 	t := w.t
 	m := &machine{open: open, dir: t.TempDir()}
 	cfg := proxy.Default(2)
@@ -123,6 +123,9 @@ func (w *world) machine(name string, open *proxytest.Loopback) *machine {
 		t.Fatal(err)
 	}
 	m.p = p
+	for _, f := range tune {
+		f(p)
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- p.Run(ctx) }()

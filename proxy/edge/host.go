@@ -36,12 +36,17 @@ func (h *Host) Dial(_ netip.Addr, to netip.AddrPort) (int, bool, error) {
 	return connect(fd, nil, netip.Addr{}, to)
 }
 
-// Close closes the listener.
-func (h *Host) Close() error {
+// StopListening closes the listener.
+func (h *Host) StopListening() {
 	for _, l := range h.listeners {
 		unix.Close(l.FD)
 	}
 	h.listeners = nil
+}
+
+// Close closes the listener.
+func (h *Host) Close() error {
+	h.StopListening()
 	return nil
 }
 

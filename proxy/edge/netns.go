@@ -123,14 +123,20 @@ func (e *pod) Dial(from netip.Addr, to netip.AddrPort) (fd int, connecting bool,
 	return connect(fd, err, from, to)
 }
 
+// StopListening closes the listeners.
+func (e *pod) StopListening() {
+	for _, l := range e.listeners {
+		unix.Close(l.FD)
+	}
+	e.listeners = nil
+}
+
 // Close releases the listeners and the namespace.
 func (e *pod) Close() error {
 	if e.closed.Swap(true) {
 		return nil
 	}
-	for _, l := range e.listeners {
-		unix.Close(l.FD)
-	}
+	e.StopListening()
 	unix.Close(e.ns)
 	return nil
 }

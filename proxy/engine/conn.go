@@ -109,8 +109,12 @@ func (l *Loop) Add(fd int, connecting bool, h Handler) (*Conn, error) {
 	return c, nil
 }
 
-// Ready takes the descriptor's events.
+// Ready takes the descriptor's events; none is a call that Again asked for.
 func (c *Conn) Ready(ev uint32) {
+	if ev == 0 {
+		c.h.OnConn(c)
+		return
+	}
 	if ev&(unix.EPOLLIN|unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0 {
 		c.readable = true
 	}
@@ -128,7 +132,7 @@ func (c *Conn) Ready(ev uint32) {
 			c.fail("connect", unix.Errno(n))
 		}
 	}
-	if ev&(unix.EPOLLOUT|unix.EPOLLERR|unix.EPOLLHUP) != 0 {
+	if ev&(unix.EPOLLOUT|unix.EPOLLERR|unix.EPOLLHUP) != 0 && !c.connecting {
 		c.writable = true
 		if c.out.len() > 0 {
 			c.flush()

@@ -257,6 +257,41 @@ func TestPost(t *testing.T) {
 	}
 }
 
+type bomb struct{}
+
+func (bomb) OnConn(*engine.Conn) { panic("engine_test: as planned") }
+
+// TestPanicCostsOneConnection: the others go on.
+func TestPanicCostsOneConnection(t *testing.T) {
+	l, err := engine.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	told := make(chan any, 10)
+	l.Fault = func(cause any, stack []byte) { told <- cause }
+	done := make(chan error, 1)
+	go func() { done <- l.Run() }()
+	good, fd := tcpPair(t)
+	on(t, l, func() { l.Add(fd, false, &echo{make(chan error, 1)}) })
+	bad, fd := tcpPair(t)
+	on(t, l, func() { l.Add(fd, false, bomb{}) })
+	if _, err := bad.Read(make([]byte, 1)); err == nil {
+		t.Error("the connection of the handler that panicked lives")
+	}
+	if <-told == nil {
+		t.Error("no cause")
+	}
+	good.Write([]byte("still"))
+	b := make([]byte, 5)
+	if _, err := good.Read(b); err != nil || string(b) != "still" {
+		t.Errorf("%q %v", b, err)
+	}
+	l.Stop()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+}
+
 // TestNothingLeaks counts descriptors and goroutines over many loops and
 // connections.
 func TestNothingLeaks(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"runtime"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -30,6 +31,16 @@ type slot struct {
 // Loop is one event loop. Except for Post, Stop, Beat and Load, its methods
 // are for handlers running on it.
 type Loop struct {
+	// Spin lets the loop keep its processor for a moment when it waits while
+	// busy. It must be false unless the process has more processors
+	// (GOMAXPROCS) than loops: with fewer, what runs beside the loops would
+	// only run between their waits. Set before Run.
+	Spin bool
+
+	// Fault is told of a handler's panic; nil ends the process. Set before
+	// Run.
+	Fault func(cause any, stack []byte)
+
 	ep, wake int
 	slots    []slot
 	spare    []uint32
@@ -44,6 +55,8 @@ type Loop struct {
 
 	load atomic.Int64 // open connections, for balance between loops
 	beat atomic.Int64 // monotonic ns of the turn under way; 0 while waiting
+
+	faults int
 
 	mu     sync.Mutex
 	posted []func()
@@ -227,7 +240,7 @@ func (l *Loop) sleep(events []unix.EpollEvent, busy bool) (int, error) {
 	l.beat.Store(0)
 	var n int
 	var e unix.Errno
-	if ms >= 0 && ms <= spin || busy {
+	if l.Spin && (ms >= 0 && ms <= spin || busy) {
 		short := spin
 		if ms >= 0 {
 			short = min(ms, spin)
@@ -254,7 +267,7 @@ func (l *Loop) turn(events []unix.EpollEvent) {
 		// ran before in this batch.
 		s := &l.slots[uint32(ev.Fd)]
 		if s.src != nil && s.gen == uint32(ev.Pad) {
-			s.src.Ready(ev.Events)
+			l.ready(s.src, ev.Events)
 		}
 	}
 	l.runPosted()
@@ -262,11 +275,39 @@ func (l *Loop) turn(events []unix.EpollEvent) {
 	for _, c := range l.again2 {
 		c.queued = false
 		if c.fd >= 0 {
-			c.h.OnConn(c)
+			l.ready(c, 0)
 		}
 	}
 	l.wheel.expire(l.now)
 	l.flushDirty()
+}
+
+// maxFaults is how many panics of handlers a loop survives. One connection
+// must not end all others; many say that the loop's own state is damaged.
+const maxFaults = 16
+
+// ready calls a source. A panic in the handler of a connection is a fault of
+// ours that the peer may know how to raise: it costs that connection, is
+// told, and is not a way to stop the machine's traffic.
+func (l *Loop) ready(src Source, events uint32) {
+	if l.Fault != nil {
+		if c, ok := src.(*Conn); ok {
+			defer func() {
+				if cause := recover(); cause != nil {
+					l.fault(c, cause)
+				}
+			}()
+		}
+	}
+	src.Ready(events)
+}
+
+func (l *Loop) fault(c *Conn, cause any) {
+	if l.faults++; l.faults > maxFaults {
+		panic(cause)
+	}
+	l.Fault(cause, debug.Stack())
+	c.Abort()
 }
 
 func (l *Loop) runPosted() {

@@ -181,6 +181,10 @@ func (e *session) logRequest(why string) {
 // logStream logs a stream at its end.
 func (e *session) logStream(why string) {
 	e.w.Count.Streams++
+	if e.x != nil { // it began as a request
+		e.logLine(e.x.begun, e.x.status, e.in, e.out, e.upAddr(), why, e.x)
+		return
+	}
 	e.logLine(e.began, 0, e.in, e.out, e.upAddr(), why, nil)
 }
 

@@ -45,19 +45,26 @@ func NewAuditor() *Auditor { return &Auditor{queue: make(chan entry, auditQueue)
 type entry struct {
 	action, decision, reason string
 	subject, object, target  string
+	digest                   string // of the policy that decided, inbound
+	site                     *Site
 	from, to                 netip.AddrPort
 	n                        uint8
 	request                  [200]byte // method and path of a denied request, cut
 }
 
-// put queues en; false means that it could not, and must not take effect.
+// put queues en; false means that it could not, and must not take effect. One
+// site may fill a part of the queue only: a pod that asks for denials as fast
+// as it can is refused itself, and stops nobody else.
 func (a *Auditor) put(en *entry) bool {
 	if !a.failed.Load() {
-		select {
-		case a.queue <- *en:
-			return true
-		default:
+		if en.site.queued.Add(1) <= auditQueue/4 {
+			select {
+			case a.queue <- *en:
+				return true
+			default:
+			}
 		}
+		en.site.queued.Add(-1)
 	}
 	a.lost.Add(1)
 	a.Lost.Add(1)
@@ -109,7 +116,11 @@ func (a *Auditor) write(ctx context.Context, sink AuditSink, r obs.Record) {
 }
 
 func (en *entry) record() obs.Record {
+	en.site.queued.Add(-1)
 	r := obs.Record{Action: en.action, Decision: en.decision, Reason: en.reason}
+	if en.digest != "" {
+		r.Reason += " (policy " + en.digest + ")"
+	}
 	r.Subject = en.subject
 	if r.Subject == "" {
 		r.Subject = "unnamed"
@@ -133,10 +144,10 @@ func lostRecord(n uint64) obs.Record {
 
 // entry describes the session's decision.
 func (e *session) entry(action, decision, reason string) entry {
-	en := entry{action: action, decision: decision, reason: reason, from: e.from, to: e.dst}
+	en := entry{action: action, decision: decision, reason: reason, from: e.from, to: e.dst, site: e.site}
 	switch pod := e.site.pod.Load(); {
 	case e.kind == Inbound:
-		en.subject, en.object = e.peer.ID, pod.Identity.ID
+		en.subject, en.object, en.digest = e.peer.ID, pod.Identity.ID, pod.Policy.Digest
 	case e.self != nil:
 		en.subject = e.self.ID
 	}

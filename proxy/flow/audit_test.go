@@ -38,9 +38,18 @@ func (s *sink) Write(r obs.Record) error {
 // counted in the record that follows.
 func TestAuditLosesNothing(t *testing.T) {
 	a := NewAuditor()
-	en := entry{action: "connect", decision: obs.Permit, reason: "r"}
-	taken, refused := 0, uint64(0)
-	for range auditQueue + 100 {
+	en := entry{action: "connect", decision: obs.Permit, reason: "r", site: &Site{}}
+	for range auditQueue/4 + 50 {
+		a.put(&en) // one site alone
+	}
+	if n := len(a.queue); n != auditQueue/4 {
+		t.Fatalf("one site filled %d of the queue", n)
+	}
+	taken, refused := auditQueue/4, uint64(50)
+	for i := range auditQueue*3/4 + 50 {
+		if i%1000 == 0 {
+			en.site = &Site{}
+		}
 		if a.put(&en) {
 			taken++
 		} else {

@@ -38,6 +38,8 @@ type Edge interface {
 	// an address of the edge's own. connecting says that it is not
 	// established yet.
 	Dial(from netip.Addr, to netip.AddrPort) (fd int, connecting bool, err error)
+	// StopListening closes the listeners; Dial goes on to work.
+	StopListening()
 	Close() error
 }
 
@@ -48,6 +50,10 @@ type Site struct {
 	pod     atomic.Pointer[route.Pod]
 	gateway atomic.Pointer[route.Gateway]
 	gone    atomic.Bool
+
+	conns  atomic.Int64 // sessions
+	shakes atomic.Int64 // handshakes under way
+	queued atomic.Int64 // records that wait for the audit log
 }
 
 // NewPodSite makes the site of a pod.
@@ -74,6 +80,10 @@ func (s *Site) SetGateway(g *route.Gateway) { s.gateway.Store(g) }
 // Retire marks the site as gone. Workers must be told to Remove it before
 // Close.
 func (s *Site) Retire() { s.gone.Store(true) }
+
+// StopListening closes the listeners, after every worker has removed the
+// site.
+func (s *Site) StopListening() { s.edge.StopListening() }
 
 // Close closes the edge, after every worker has removed the site.
 func (s *Site) Close() error { return s.edge.Close() }

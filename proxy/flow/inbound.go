@@ -49,8 +49,15 @@ func (e *session) pumpFirst() {
 		e.clear(pod)
 		return
 	}
+	if e.site.shakes.Load() >= e.w.sh.SiteShakes {
+		e.w.Count.Shed++
+		e.abort()
+		return
+	}
+	e.shaking = true
+	e.site.shakes.Add(1)
 	e.w.l.StopTimer(&e.timer)
-	e.phase = shaking
+	e.phase = greeting
 	e.w.sh.Handshakes.Server(e.down, pod.Identity, pod.Table.Trust, e.named)
 }
 
@@ -60,6 +67,7 @@ func (e *session) expireFirst() {
 		e.abort()
 		return
 	}
+	e.silent = true
 	e.clear(pod)
 }
 
@@ -71,7 +79,11 @@ func (e *session) clear(pod *route.Pod) {
 		e.deny(deniedClear)
 		return
 	}
-	e.startProto(pod.Proto(e.dst.Port()))
+	proto := pod.Proto(e.dst.Port())
+	if e.silent && proto == route.Auto {
+		proto = route.TCP // it has waited once; a second time would find the same
+	}
+	e.startProto(proto)
 }
 
 // named goes on when the handshake has ended.
@@ -79,6 +91,8 @@ func (e *session) named(p mtls.Peer, err error) {
 	if e.phase == over {
 		return
 	}
+	e.shaking = false
+	e.site.shakes.Add(-1)
 	if err != nil {
 		e.w.Count.HandshakeFailed++
 		e.no = &authz.Denied{Reason: err.Error(), Status: 403}

@@ -18,7 +18,7 @@ type phase uint8
 
 const (
 	first     phase = iota // inbound: waiting for the first byte
-	shaking                // mTLS with the client; the handshake has the connection
+	greeting               // mTLS with the client; the handshake has the connection
 	sniffing               // waiting for what tells the protocol
 	exchanges              // HTTP/1, request by request
 	waiting                // stream: waiting for the upstream
@@ -47,6 +47,9 @@ type session struct {
 	last   bool           // end after the response under way
 	spoke  bool           // sniffing: the client has sent something
 
+	silent  bool // in clear, and its client waits for the server to speak
+	shaking bool // counted in site.shakes
+
 	timer  engine.Timer // of the phase
 	expiry expiry       // of the certificates that name the two sides
 	tried  []netip.AddrPort
@@ -59,6 +62,7 @@ func (e *session) link() {
 	h := &e.w.sessions
 	e.prev, e.next = h.prev, h
 	h.prev.next, h.prev = e, e
+	e.site.conns.Add(1)
 }
 
 // OnConn is told of the downstream connection.
@@ -108,6 +112,11 @@ func (e *session) end() {
 	e.w.l.StopTimer(&e.timer)
 	e.w.l.StopTimer(&e.expiry.t)
 	e.prev.next, e.next.prev = e.next, e.prev
+	e.site.conns.Add(-1)
+	if e.shaking {
+		e.shaking = false
+		e.site.shakes.Add(-1)
+	}
 	if u := e.up; u != nil {
 		e.up = nil
 		u.abandon()

@@ -85,6 +85,9 @@ const classic = 16 << 10 // read ahead before there is anywhere to write to
 func (e *session) upReady() {
 	if e.phase == waiting {
 		e.phase = streaming
+		if u := e.up; e.kind != Inbound && u.self != nil {
+			e.expiry.arm(e, earlier(u.peer.NotAfter, u.self.NotAfter))
+		}
 	}
 	e.pump()
 }

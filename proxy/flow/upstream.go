@@ -89,6 +89,12 @@ func (d *dialer) OnConn(c *engine.Conn) {
 		return
 	}
 	u.w.l.StopTimer(&u.timer)
+	if u.site.shakes.Load() >= u.w.sh.SiteShakes {
+		u.w.Count.Shed++
+		u.failed(mtls.ErrBusy)
+		return
+	}
+	u.site.shakes.Add(1)
 	u.state = handshaking
 	_, t := u.site.self()
 	u.w.sh.Handshakes.Client(c, u.self, t.Trust, u.backend.ID, d.proto, u.named)
@@ -99,6 +105,8 @@ func (u *upstream) named(p mtls.Peer, err error) {
 	if u.state == gone {
 		return
 	}
+	u.site.shakes.Add(-1)
+	u.state = dialing // counted no more
 	if err != nil {
 		u.w.Count.HandshakeFailed++
 		u.c = nil // the handshake has closed it, behind its alert
@@ -171,6 +179,9 @@ func (u *upstream) leave() {
 		return
 	case idle:
 		u.w.pools[u.key()].remove(u)
+	case handshaking:
+		u.site.shakes.Add(-1)
+		u.load.active--
 	default:
 		u.load.active--
 	}

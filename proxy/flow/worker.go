@@ -19,6 +19,8 @@ type Shared struct {
 	Audit      *Auditor
 	Access     *AccessLog
 	MaxConns   int64 // connections per worker, both sides counted; more are refused
+	SiteConns  int64 // sessions per site
+	SiteShakes int64 // handshakes under way per site
 	Workers    []*Worker
 }
 
@@ -142,7 +144,7 @@ func (w *Worker) place(s *Site, k Kind, fd int, from netip.AddrPort) {
 			to = o
 		}
 	}
-	if to.l.Load() >= w.sh.MaxConns {
+	if to.l.Load() >= w.sh.MaxConns || s.conns.Load() >= w.sh.SiteConns {
 		w.Count.Shed++
 		unix.SetsockoptLinger(fd, unix.SOL_SOCKET, unix.SO_LINGER, &unix.Linger{Onoff: 1})
 		unix.Close(fd)

@@ -140,10 +140,14 @@ func (e *loop) Dial(from netip.Addr, to netip.AddrPort) (int, bool, error) {
 	return fd, false, nil
 }
 
-func (e *loop) Close() error {
+func (e *loop) StopListening() {
 	for _, l := range e.ls {
 		unix.Close(l.FD)
 	}
 	e.ls = nil
+}
+
+func (e *loop) Close() error {
+	e.StopListening()
 	return nil
 }
