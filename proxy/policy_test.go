@@ -201,7 +201,7 @@ func TestWhereNothingLeads(t *testing.T) {
 	if b := raw(t, outside, "\x16\x03\x01\x00\x05hello"); b != "" {
 		t.Errorf("TLS to the outside got %q", b)
 	}
-	w.svc.Ports[0].Endpoints = nil
+	w.svc.Ports = []wire.ServicePort{{Port: w.vip.Port(), Protocol: wire.ProtoAuto}} // never change what a snapshot was made of
 	w.apply()
 	if code, body := get(t, "http://"+w.vip.String()+"/"); code != 503 || !strings.Contains(body, "no ready endpoint") {
 		t.Errorf("no endpoint: %d %s", code, body)
@@ -222,7 +222,7 @@ func TestEgressPolicy(t *testing.T) {
 	if code, body := get(t, "http://"+w.vip.String()+"/"); code != 403 || !strings.Contains(body, "lets it leave") {
 		t.Errorf("%d %s", code, body)
 	}
-	w.podA.Egress.Rules[0].Peers = []netip.Prefix{netip.PrefixFrom(w.podB.Addr, 32)}
+	w.podA.Egress = wire.Network{Isolated: true, Rules: []wire.NetRule{{Policy: "shop/out", Peers: []netip.Prefix{netip.PrefixFrom(w.podB.Addr, 32)}}}}
 	w.apply()
 	if code, body := get(t, "http://"+w.vip.String()+"/"); code != 200 {
 		t.Errorf("allowed: %d %s", code, body)
@@ -236,7 +236,7 @@ func TestIngressNetworkPolicy(t *testing.T) {
 	if code, _ := get(t, "http://"+w.vip.String()+"/"); code != 403 {
 		t.Errorf("got %d", code)
 	}
-	w.podB.Inbound.Network.Rules[0].Peers = []netip.Prefix{netip.PrefixFrom(w.podA.Addr, 32)}
+	w.podB.Inbound.Network = wire.Network{Isolated: true, Rules: []wire.NetRule{{Policy: "bank/in", Peers: []netip.Prefix{netip.PrefixFrom(w.podA.Addr, 32)}}}}
 	w.apply()
 	if code, _ := get(t, "http://"+w.vip.String()+"/"); code != 200 {
 		t.Errorf("allowed: %d", code)
