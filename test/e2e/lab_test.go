@@ -25,9 +25,9 @@ import (
 )
 
 const (
-	repo     = "../.."
-	registry = "registry.redoubt.local"
-	teller   = "http://127.0.0.1:30080"
+	repo = "../.."
+
+	teller = "http://127.0.0.1:30080"
 )
 
 // lab is one installation that all tests share, with the bank on it.
@@ -77,7 +77,7 @@ func newLab() (*lab, error) {
 		return nil, err
 	}
 	for _, s := range []string{"teller", "payments", "ledger", "risk", "intruder"} {
-		if out, code := l.redoubt("build", filepath.Join(repo, "examples/bank", s), "-t", registry+"/bank/"+s+":1.0"); code != 0 {
+		if out, code := l.redoubt("build", filepath.Join(repo, "examples/bank", s), "-t", registryName+"/bank/"+s+":1.0"); code != 0 {
 			return nil, fmt.Errorf("build %s: code %d: %s\n%s", s, code, out, l.log())
 		}
 	}
