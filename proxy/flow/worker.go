@@ -61,14 +61,10 @@ func (w *Worker) Index() int { return w.n }
 func (w *Worker) Add(s *Site) error {
 	for _, l := range s.edge.Listeners() {
 		a := &acceptor{w: w, site: s, kind: l.Kind, fd: l.FD}
-		// Exclusive: one connection wakes one loop, not all. Level-triggered,
-		// so that a turn may leave connections for the next.
-		watch, err := w.l.Watch(l.FD, unix.EPOLLIN|unix.EPOLLEXCLUSIVE, a)
-		if err != nil {
+		if err := a.listen(); err != nil {
 			w.Remove(s)
 			return err
 		}
-		a.watch = watch
 		w.watches[s] = append(w.watches[s], a)
 	}
 	return nil
@@ -78,6 +74,7 @@ func (w *Worker) Add(s *Site) error {
 func (w *Worker) Remove(s *Site) {
 	for _, a := range w.watches[s] {
 		w.l.Unwatch(a.watch)
+		w.l.StopTimer(&a.rest)
 	}
 	delete(w.watches, s)
 	if !s.gone.Load() {
@@ -104,8 +101,28 @@ type acceptor struct {
 	site  *Site
 	kind  Kind
 	fd    int
-	watch engine.Watch
+	watch engine.Watch // zero while it rests
+	rest  engine.Timer
 	buf   []byte // DNS only
+}
+
+// acceptRest is how long a listener is left alone when there are no
+// descriptors left.
+const acceptRest = 100 * time.Millisecond
+
+// listen begins, or goes on, to accept. Exclusive: one connection wakes one
+// loop, not all. Level-triggered, so that a turn may leave connections for
+// the next.
+func (a *acceptor) listen() (err error) {
+	a.watch, err = a.w.l.Watch(a.fd, unix.EPOLLIN|unix.EPOLLEXCLUSIVE, a)
+	return err
+}
+
+// Expire goes on to accept after a rest.
+func (a *acceptor) Expire(t *engine.Timer) {
+	if a.listen() != nil {
+		a.w.l.SetTimer(t, acceptRest, a)
+	}
 }
 
 const acceptBatch = 32 // per turn, so that a flood of connections does not starve those that are there
@@ -123,7 +140,11 @@ func (a *acceptor) Ready(uint32) {
 		case unix.EINTR, unix.ECONNABORTED:
 			continue
 		case unix.EMFILE, unix.ENFILE, unix.ENOBUFS, unix.ENOMEM:
+			// Asking again at once would find the same, at full speed.
 			a.w.Count.Shed++
+			a.w.l.Unwatch(a.watch)
+			a.watch = engine.Watch{}
+			a.w.l.SetTimer(&a.rest, acceptRest, a)
 			return
 		default:
 			return
