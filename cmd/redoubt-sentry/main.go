@@ -30,6 +30,8 @@ func main() {
 	switch os.Args[1] {
 	case "boot":
 		err = guest.Boot()
+	case "filter":
+		err = guest.Filter()
 	case "gofer":
 		err = guest.Gofer()
 	default:

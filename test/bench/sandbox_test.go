@@ -147,12 +147,15 @@ func destroy(b *testing.B, s sandbox.Sandbox, spec sandbox.Spec) {
 // Destroy.
 func BenchmarkSandboxStart(b *testing.B) {
 	rs := rivals(b)
-	start, end := map[string][]time.Duration{}, map[string][]time.Duration{}
+	start, end, cpu := map[string][]time.Duration{}, map[string][]time.Duration{}, map[string][]time.Duration{}
 	for i := range 50 {
 		for _, r := range rs {
 			t0 := time.Now()
 			s, spec := podOf(b, r, "echo; exec sleep 1000")
 			t1 := time.Now()
+			if u, err := s.(sandbox.Meter).Usage(context.Background()); err == nil {
+				cpu[r.Kind()] = append(cpu[r.Kind()], u.CPU)
+			}
 			destroy(b, s, spec)
 			if i == 0 {
 				continue // caches
@@ -164,6 +167,7 @@ func BenchmarkSandboxStart(b *testing.B) {
 	for _, r := range rs {
 		report(b, r.Kind()+"-start", start[r.Kind()])
 		report(b, r.Kind()+"-destroy", end[r.Kind()])
+		report(b, r.Kind()+"-start-cpu-in-pod", cpu[r.Kind()]) // of runc, its own work is not in the pod
 	}
 	b.ReportMetric(0, "ns/op")
 }

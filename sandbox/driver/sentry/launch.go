@@ -70,6 +70,11 @@ func (b *box) launch(ctx context.Context) error {
 	if err := b.control.StartRoot(ctx, rootID); err != nil {
 		return fmt.Errorf("%w%s", err, b.lastWords())
 	}
+	// Only now the limit of processor time: booting is the platform's work,
+	// and a pod of a tenth of a core would take ten times as long for it.
+	if err := b.group.LimitCPU(b.spec.Limits); err != nil {
+		return err
+	}
 	b.state.Ready = true
 	return b.save()
 }
@@ -83,6 +88,7 @@ func hostLimits(l sandbox.Limits) sandbox.Limits {
 	if l.Pids > 0 {
 		l.Pids = 4*l.Pids + 512
 	}
+	l.CPUMillis = 0 // launch sets it when the guest has booted
 	return l
 }
 
@@ -180,6 +186,14 @@ func (b *box) start(ctx context.Context) (_ *starting, err error) {
 		return nil, err
 	}
 	theirs = append(theirs, root)
+	filter, err := b.d.systemCalls()
+	if err != nil {
+		return nil, err
+	}
+	if filter, err = again(filter); err != nil {
+		return nil, err
+	}
+	theirs = append(theirs, filter)
 	log, err := os.OpenFile(filepath.Join(b.spec.Dir, logFile), os.O_WRONLY|os.O_CREATE|os.O_APPEND|os.O_TRUNC, 0o600)
 	if err != nil {
 		return nil, err
@@ -189,7 +203,7 @@ func (b *box) start(ctx context.Context) (_ *starting, err error) {
 	files := make([]*os.File, bootdoc.Count)
 	for fd, f := range map[int]*os.File{
 		bootdoc.DocFD: doc, bootdoc.ControlFD: sock, bootdoc.ReadyFD: readyW, bootdoc.GateFD: gateR,
-		bootdoc.PauseFD: pause, bootdoc.RootFD: root, bootdoc.UnmountFD: unmount,
+		bootdoc.PauseFD: pause, bootdoc.RootFD: root, bootdoc.UnmountFD: unmount, bootdoc.FilterFD: filter,
 	} {
 		files[fd-bootdoc.DocFD] = f
 	}
@@ -198,12 +212,7 @@ func (b *box) start(ctx context.Context) (_ *starting, err error) {
 
 // exec starts the Sentry and notes it in the journal.
 func (b *box) exec(log *os.File, files []*os.File) (err error) {
-	self := []syscall.SysProcIDMap{{ContainerID: nobody, HostID: nobody, Size: 1}}
-	b.state.Sentry, err = b.spawn("boot", log, files, &syscall.SysProcAttr{
-		UidMappings: self, GidMappings: self,
-		Credential:  &syscall.Credential{Uid: nobody, Gid: nobody},
-		AmbientCaps: []uintptr{capSysAdmin, capSysChroot, capSetPCap},
-	})
+	b.state.Sentry, err = b.spawn("boot", log, files, asNobody(capSysAdmin, capSysChroot, capSetPCap))
 	if err != nil {
 		return err
 	}
@@ -213,18 +222,31 @@ func (b *box) exec(log *os.File, files []*os.File) (err error) {
 	return b.save()
 }
 
-// spawn starts the measured binary in a role of its, in namespaces of its
-// own, with nothing of ours but the given files.
+// spawn starts the measured binary in a role of its, for this sandbox.
 func (b *box) spawn(role string, log *os.File, files []*os.File, attr *syscall.SysProcAttr) (proc.ID, error) {
-	empty, err := b.d.emptyNetNS()
+	cmd, err := b.d.start(role, b.spec.ID, log, files, attr)
 	if err != nil {
 		return proc.ID{}, err
 	}
-	cmd := exec.Command(fmt.Sprintf("/proc/self/fd/%d", b.d.bin.Fd()), role, b.spec.ID) // whatever its path holds now
+	pid := cmd.Process.Pid
+	_ = cmd.Process.Release() // internal/proc waits for it, as it must for adopted ones
+	return proc.Of(pid), nil
+}
+
+// start runs the measured binary in namespaces of its own, with nothing of
+// ours but the given files.
+func (d *Driver) start(role, id string, log *os.File, files []*os.File, attr *syscall.SysProcAttr) (*exec.Cmd, error) {
+	empty, err := d.emptyNetNS()
+	if err != nil {
+		return nil, err
+	}
+	cmd := exec.Command(fmt.Sprintf("/proc/self/fd/%d", d.bin.Fd()), role, id) // whatever its path holds now
 	cmd.Args[0] = "redoubt-sentry"
 	cmd.Env = []string{}
 	cmd.Dir = "/"
-	cmd.Stderr = log
+	if log != nil {
+		cmd.Stderr = log
+	}
 	cmd.ExtraFiles = files
 	attr.Setsid = true // signals to the node's terminal are not for the pod
 	attr.Cloneflags = syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS | syscall.CLONE_NEWPID | syscall.CLONE_NEWIPC | syscall.CLONE_NEWUTS
@@ -232,15 +254,40 @@ func (b *box) spawn(role string, log *os.File, files []*os.File, attr *syscall.S
 	// Go opens nothing that a program started by it would inherit, but this
 	// process may have inherited something itself.
 	if err := unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
-		return proc.ID{}, fmt.Errorf("close descriptors on exec: %w", err)
+		return nil, fmt.Errorf("close descriptors on exec: %w", err)
 	}
 	// A child inherits the network namespace of the thread that makes it.
 	if err := inNetNS(empty, cmd.Start); err != nil {
-		return proc.ID{}, &errs.Error{Kind: errs.Unavailable, Subject: "sandbox", Expected: "a started redoubt-sentry", Err: err}
+		return nil, &errs.Error{Kind: errs.Unavailable, Subject: "sandbox", Expected: "a started redoubt-sentry", Err: err}
 	}
-	pid := cmd.Process.Pid
-	_ = cmd.Process.Release() // internal/proc waits for it, as it must for adopted ones
-	return proc.Of(pid), nil
+	return cmd, nil
+}
+
+// asNobody is how the binary runs where it needs no file of the host.
+func asNobody(caps ...uintptr) *syscall.SysProcAttr {
+	self := []syscall.SysProcIDMap{{ContainerID: nobody, HostID: nobody, Size: 1}}
+	return &syscall.SysProcAttr{
+		UidMappings: self, GidMappings: self, AmbientCaps: caps,
+		Credential: &syscall.Credential{Uid: nobody, Gid: nobody},
+	}
+}
+
+// systemCalls gives the filter of system calls for Sentries, made once by the
+// binary itself.
+func (d *Driver) systemCalls() (*os.File, error) {
+	d.filterOnce.Do(func() {
+		d.filter, d.filterErr = frozen("filter", 0, 0o444, func(f *os.File) error {
+			cmd, err := d.start("filter", "filter", nil, []*os.File{f}, asNobody())
+			if err != nil {
+				return err
+			}
+			if err := cmd.Wait(); err != nil {
+				return &errs.Error{Kind: errs.Unavailable, Subject: "sandbox driver sentry", Expected: "a filter of system calls", Err: err}
+			}
+			return nil
+		})
+	})
+	return d.filter, d.filterErr
 }
 
 // confine puts the Sentry into its control group.
@@ -341,8 +388,11 @@ func frozen(name string, flags int, mode os.FileMode, fill func(*os.File) error)
 	if _, err := unix.FcntlInt(f.Fd(), unix.F_ADD_SEALS, all); err != nil {
 		return nil, fmt.Errorf("seal memory file: %w", err)
 	}
-	return os.Open(fmt.Sprintf("/proc/self/fd/%d", f.Fd()))
+	return again(f)
 }
+
+// again opens a file once more, for reading, from its start.
+func again(f *os.File) (*os.File, error) { return os.Open(fmt.Sprintf("/proc/self/fd/%d", f.Fd())) }
 
 // program puts a tiny program into a memory file.
 func program(name string, build func() ([]byte, error)) (*os.File, error) {

@@ -74,6 +74,10 @@ type Driver struct {
 	netOnce sync.Once
 	emptyNS *os.File // a network namespace with nothing in it, for all Sentries
 	netErr  error
+
+	filterOnce sync.Once
+	filter     *os.File // of system calls, for all Sentries
+	filterErr  error
 }
 
 var _ sandbox.Driver = (*Driver)(nil)
@@ -121,8 +125,10 @@ func openHigh(path string) (*os.File, error) {
 
 // Close frees what the driver holds. Sandboxes keep running.
 func (d *Driver) Close() error {
-	if d.emptyNS != nil {
-		d.emptyNS.Close()
+	for _, f := range []*os.File{d.emptyNS, d.filter} {
+		if f != nil {
+			f.Close()
+		}
 	}
 	return d.bin.Close()
 }

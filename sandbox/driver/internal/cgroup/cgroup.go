@@ -175,6 +175,21 @@ func (g Group) supports(l sandbox.Limits) error {
 	return nil
 }
 
+// LimitCPU sets the limit of processor time alone.
+func (g Group) LimitCPU(l sandbox.Limits) error {
+	for _, m := range g.root.mounts {
+		for _, c := range m.has {
+			if c != "cpu" {
+				continue
+			}
+			if err := g.limit(m, c, l); err != nil {
+				return err
+			}
+		}
+	}
+	return g.supports(l)
+}
+
 // Period over which processor time is limited; Linux's default.
 const Period = 100 * time.Millisecond
 

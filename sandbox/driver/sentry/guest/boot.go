@@ -16,6 +16,7 @@ import (
 	"gvisor.dev/gvisor/pkg/log"
 	"gvisor.dev/gvisor/pkg/metric"
 	"gvisor.dev/gvisor/pkg/ring0"
+	"gvisor.dev/gvisor/pkg/seccomp"
 	"gvisor.dev/gvisor/pkg/sentry/devices/nvproxy/nvconf"
 	_ "gvisor.dev/gvisor/pkg/sentry/platform/systrap" // the one platform that needs no hardware
 	"gvisor.dev/gvisor/runsc/boot"
@@ -49,6 +50,10 @@ func Boot() error {
 	if err := emptyRoot(); err != nil {
 		return err
 	}
+	filter, err := readFilter(os.NewFile(bootdoc.FilterFD, "filter"))
+	if err != nil {
+		return err
+	}
 	unmounter, err := startUnmounter()
 	if err != nil {
 		return err
@@ -67,9 +72,14 @@ func Boot() error {
 		return fmt.Errorf("boot kernel: %w", err)
 	}
 	loader.PreSeccompCallback = func() {
-		// Last act before the filter: nothing of the host's process list
-		// is left to see. A Sentry that cannot make sure of it dies.
-		if err := unmounter.unmount(); err != nil {
+		// Last acts before anything of the application is loaded: nothing
+		// of the host's process list is left to see, and every thread is
+		// behind the filter. A Sentry that cannot make sure of it dies.
+		err := unmounter.unmount()
+		if err == nil {
+			err = seccomp.SetFilter(filter)
+		}
+		if err != nil {
 			fmt.Fprintln(os.Stderr, "redoubt-sentry:", err)
 			os.Exit(1)
 		}
@@ -162,6 +172,7 @@ func openNulls() ([]int, error) {
 // Config is how every Sentry of ours runs.
 func Config(debug bool) *config.Config {
 	return &config.Config{
+		DisableSeccomp:        true, // the loader's own: Boot installs the filter (filter.go)
 		Traceback:             "system",
 		Debug:                 debug,
 		Platform:              "systrap",

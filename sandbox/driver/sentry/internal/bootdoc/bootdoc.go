@@ -24,8 +24,12 @@ const (
 	PauseFD              // executable of the guest's first process
 	RootFD               // EROFS of the guest's first process: an empty directory
 	UnmountFD            // executable that unmounts /proc
-	Count     = UnmountFD - DocFD + 1
+	FilterFD             // the filter of system calls
+	Count     = FilterFD - DocFD + 1
 )
+
+// FilterOutFD is where a process in the role filter writes.
+const FilterOutFD = 3
 
 // The descriptors that a gofer starts with.
 const (
