@@ -244,9 +244,9 @@ var (
 	wrkBad   = regexp.MustCompile(`(?m)^\s+(Socket errors|Non-2xx).*$`)
 )
 
-func (b *bench) load(h hop, conns int, d time.Duration) string {
+func (b *bench) load(h hop, path string, conns int, d time.Duration) string {
 	before := [2]time.Duration{cpu(b.b, h.pids[0]), cpu(b.b, h.pids[1])}
-	out, err := exec.Command("wrk", "-t1", "--latency", "-c"+strconv.Itoa(conns), "-d"+d.String(), "http://"+h.front.String()+"/").CombinedOutput()
+	out, err := exec.Command("wrk", "-t1", "--latency", "-c"+strconv.Itoa(conns), "-d"+d.String(), "http://"+h.front.String()+path).CombinedOutput()
 	if err != nil {
 		b.b.Fatalf("%v\n%s", err, out)
 	}
@@ -260,7 +260,7 @@ func (b *bench) load(h hop, conns int, d time.Duration) string {
 		us[i] = float64(cpu(b.b, pid)-before[i]) / n / 1e3
 	}
 	bad := string(wrkBad.Find(out))
-	return fmt.Sprintf("%-12s c=%-4d %7.0f req/s  cpu A %5.1f B %5.1f µs  p99 %s  rss %s/%s %s", h.name, conns, n/d.Seconds(), us[0], us[1], wrkP99.FindSubmatch(out)[1], rss(h.pids[0]), rss(h.pids[1]), bad)
+	return fmt.Sprintf("%-12s %-4s c=%-4d %7.0f req/s  cpu A %5.1f B %5.1f µs  p99 %s  rss %s/%s %s", h.name, path, conns, n/d.Seconds(), us[0], us[1], wrkP99.FindSubmatch(out)[1], rss(h.pids[0]), rss(h.pids[1]), bad)
 }
 
 func BenchmarkHop(tb *testing.B) {
@@ -271,7 +271,8 @@ func BenchmarkHop(tb *testing.B) {
 	}
 	b := &bench{b: tb, dir: tb.TempDir(), ca: proxytest.NewCA(tb, "bank.example"), at: proxytest.Net(), next: 21000}
 	origin := netip.AddrPortFrom(b.at(1), b.port())
-	b.nginx("origin", fmt.Sprintf(`server { listen %s backlog=4096; location / { default_type text/plain; return 200 "%s"; } }`, origin, strings.Repeat("x", 100)))
+	b.nginx("origin", fmt.Sprintf(`server { listen %s backlog=4096; location / { default_type text/plain; return 200 "%s"; } location /big { root %s; } }`, origin, strings.Repeat("x", 100), b.dir))
+	b.file("big", strings.Repeat("0123456789abcdef", 1<<16)) // 1 MiB
 	b.wait(origin)
 	hops := []hop{b.nginxHop(origin), b.ownHop(origin, false), b.ownHop(origin, true)}
 	d := 3 * time.Second
@@ -282,8 +283,19 @@ func BenchmarkHop(tb *testing.B) {
 	for _, conns := range []int{1, 64, 512} {
 		for range 3 { // interleaved: the machine's moods hit all alike
 			for _, h := range hops {
-				tb.Log(b.load(h, conns, d))
+				tb.Log(b.load(h, "/", conns, d))
 			}
 		}
+	}
+	for range 3 {
+		for _, h := range hops {
+			tb.Log(b.load(h, "/big", 16, d))
+		}
+	}
+	time.Sleep(time.Second)
+	for _, h := range hops { // what waiting costs, with idle connections kept
+		before := cpu(tb, h.pids[0])
+		time.Sleep(d)
+		tb.Logf("%-12s idle %.2f ms of processor per second", h.name, float64(cpu(tb, h.pids[0])-before)/1e6/d.Seconds())
 	}
 }
