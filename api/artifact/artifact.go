@@ -107,15 +107,21 @@ func ParseRef(s string) (Ref, error) {
 		}
 	}
 	if host, repo, ok := strings.Cut(rest, "/"); ok && (strings.ContainsAny(host, ".:") || host == "localhost") {
-		r.Host, r.Repository = host, repo
+		// Host names know no case (RFC 4343). One spelling each, or a policy
+		// for "registry.bank.example" would not see "Registry.bank.example".
+		r.Host, r.Repository = strings.ToLower(host), repo
 		if !hostRE.MatchString(host) {
 			return bad("a registry host name")
 		}
 	} else {
 		r.Host, r.Repository = "docker.io", rest
-		if !ok {
-			r.Repository = "library/" + rest
-		}
+	}
+	// Docker's short forms: all spellings of an image must give one name.
+	if r.Host == "index.docker.io" {
+		r.Host = "docker.io"
+	}
+	if r.Host == "docker.io" && !strings.Contains(r.Repository, "/") {
+		r.Repository = "library/" + r.Repository
 	}
 	if !repoRE.MatchString(r.Repository) || len(r.Repository) > 255 {
 		return bad("a repository of lower case path components")

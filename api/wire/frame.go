@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"log/slog"
 
 	"redoubt.dev/api/errs"
 )
@@ -19,6 +20,26 @@ const MaxFrame = 64 << 20
 type Frame struct {
 	Snapshot *Snapshot `json:"snapshot,omitempty"`
 	Ack      *Ack      `json:"ack,omitempty"`
+}
+
+// Format names a frame without the keys that it carries, whatever the verb.
+func (f Frame) Format(w fmt.State, _ rune) {
+	switch {
+	case f.Snapshot != nil:
+		_, _ = fmt.Fprintf(w, "frame with %v", *f.Snapshot)
+	case f.Ack != nil:
+		_, _ = fmt.Fprintf(w, "frame with %+v", *f.Ack)
+	default:
+		_, _ = io.WriteString(w, "empty frame")
+	}
+}
+
+// LogValue names a frame in a log, without the keys that it carries.
+func (f Frame) LogValue() slog.Value {
+	if f.Snapshot != nil {
+		return slog.AnyValue(*f.Snapshot)
+	}
+	return slog.AnyValue(f.Ack)
 }
 
 // Ack tells what became of a snapshot. Error is empty when it is in force;
@@ -54,9 +75,13 @@ func ReadFrame(r io.Reader) (*Frame, error) {
 	if n > MaxFrame {
 		return nil, &errs.Error{Kind: errs.TooLarge, Subject: "control frame", Expected: fmt.Sprintf("at most %d bytes", MaxFrame), Seen: fmt.Sprint(n)}
 	}
-	b := make([]byte, n)
-	if _, err := io.ReadFull(r, b); err != nil {
-		return nil, fmt.Errorf("read control frame: %w", io.ErrUnexpectedEOF)
+	// The buffer grows with what came: four bytes do not cost 64 MiB.
+	b, err := io.ReadAll(io.LimitReader(r, int64(n)))
+	if err == nil && len(b) < int(n) {
+		err = io.ErrUnexpectedEOF
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read control frame: %w", err)
 	}
 	f := new(Frame)
 	if err := json.Unmarshal(b, f); err != nil {

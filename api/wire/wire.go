@@ -8,6 +8,9 @@
 package wire
 
 import (
+	"fmt"
+	"io"
+	"log/slog"
 	"net/netip"
 	"time"
 )
@@ -16,8 +19,16 @@ import (
 // logs; only JSON encoding, used on the private socket alone, carries it.
 type Secret []byte
 
-func (Secret) String() string   { return "[secret]" }
-func (Secret) GoString() string { return "[secret]" }
+const redacted = "[secret]"
+
+func (Secret) String() string   { return redacted }
+func (Secret) GoString() string { return redacted }
+
+// Format prints redacted for every verb: a Stringer alone would leave %d.
+func (Secret) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, redacted) }
+
+// LogValue keeps the key out of logs; slog's JSON handler would encode it.
+func (Secret) LogValue() slog.Value { return slog.StringValue(redacted) }
 
 // Snapshot is all that one proxy must know.
 type Snapshot struct {
@@ -29,6 +40,17 @@ type Snapshot struct {
 	Pods        []Pod     `json:"pods"`      // the pods on this machine, whose edges this proxy serves
 	Gateways    []Gateway `json:"gateways"`
 	Revoked     []string  `json:"revoked,omitempty"` // serials (lower case hex) whose connections must be cut
+}
+
+// Format names a snapshot, whatever the verb: fmt asks nested values for a
+// Formatter of their own only where the verb suits the outer one.
+func (s Snapshot) Format(f fmt.State, _ rune) {
+	_, _ = fmt.Fprintf(f, "snapshot %d of %d pods", s.Version, len(s.Pods))
+}
+
+// LogValue names a snapshot in a log, without the keys that it carries.
+func (s Snapshot) LogValue() slog.Value {
+	return slog.GroupValue(slog.Uint64("version", s.Version), slog.Int("pods", len(s.Pods)), slog.Int("services", len(s.Services)))
 }
 
 // Peer is a pod that may be spoken to.
@@ -86,6 +108,11 @@ type SVID struct {
 	NotAfter time.Time `json:"notAfter"`
 }
 
+// LogValue names an SVID in a log, without its key.
+func (s SVID) LogValue() slog.Value {
+	return slog.GroupValue(slog.String("id", s.ID), slog.Time("notAfter", s.NotAfter))
+}
+
 // Pod is one pod on this machine and what is allowed at its edge.
 type Pod struct {
 	UID       string     `json:"uid"`
@@ -98,6 +125,11 @@ type Pod struct {
 	Egress    Network    `json:"egress"`
 }
 
+// LogValue names a pod in a log, without its key.
+func (p Pod) LogValue() slog.Value {
+	return slog.GroupValue(slog.String("uid", p.UID), slog.String("pod", p.Namespace+"/"+p.Name))
+}
+
 // Gateway is a listener in the machine's own network namespace that carries
 // connections from outside to a service, under an identity of its own.
 type Gateway struct {
@@ -106,6 +138,11 @@ type Gateway struct {
 	Service   string         `json:"service"`
 	Port      uint16         `json:"port"` // service port
 	SVID      SVID           `json:"svid"`
+}
+
+// LogValue names a gateway in a log, without its key.
+func (g Gateway) LogValue() slog.Value {
+	return slog.GroupValue(slog.String("listen", g.Listen.String()), slog.String("service", g.Namespace+"/"+g.Service))
 }
 
 // mTLS modes of a port (Istio PeerAuthentication).

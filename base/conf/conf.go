@@ -5,6 +5,7 @@
 package conf
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -29,10 +30,33 @@ func Load(path string, v any) error {
 	if err != nil {
 		return err
 	}
+	if second(b) {
+		return &errs.Error{Kind: errs.Invalid, Subject: path, Expected: "one YAML document", Seen: "a second one, which would be ignored"}
+	}
 	if err := yaml.UnmarshalStrict(b, v); err != nil {
 		return &errs.Error{Kind: errs.Invalid, Subject: path, Expected: "known keys of the right types", Err: err}
 	}
 	return nil
+}
+
+// second tells whether a document begins behind the first one's content. The
+// marker is one wherever it stands at the start of a line (YAML 1.2, 9.1.2).
+func second(b []byte) bool {
+	content := false
+	for line := range bytes.Lines(b) {
+		word := bytes.Fields(line)
+		switch {
+		case len(word) == 0 || word[0][0] == '#':
+		case string(word[0]) == "---" && line[0] == '-':
+			if content {
+				return true
+			}
+			content = len(word) > 1
+		default:
+			content = true
+		}
+	}
+	return false
 }
 
 // ReadFile reads at most max bytes; a longer file is errs.TooLarge before

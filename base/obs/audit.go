@@ -4,12 +4,14 @@ package obs
 
 import (
 	"bufio"
+	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -48,6 +50,8 @@ type Audit struct {
 
 	mu   sync.Mutex
 	f    *os.File
+	size int64 // behind the last whole record
+	torn bool  // a record that failed halfway may stand behind size
 	seq  uint64
 	prev string
 }
@@ -69,7 +73,7 @@ func OpenAudit(path, part string, now func() time.Time) (*Audit, error) {
 		f.Close()
 		return nil, fmt.Errorf("mend audit log: %w", err)
 	}
-	return &Audit{part: part, now: now, f: f, seq: last.Seq, prev: last.Hash}, nil
+	return &Audit{part: part, now: now, f: f, size: good, seq: last.Seq, prev: last.Hash}, nil
 }
 
 // Write appends one record; Seq, Time, Part, Prev and Hash are filled in. The
@@ -81,6 +85,10 @@ func (a *Audit) Write(r Record) error {
 		if len(*s) > maxAuditField {
 			*s = (*s)[:maxAuditField] + "…"
 		}
+		// What asked for the decision chose these bytes. JSON cannot carry
+		// others than UTF-8: a reader would compute another hash, and one
+		// hostile name would make the whole log unproven.
+		*s = strings.ToValidUTF8(*s, "\uFFFD")
 	}
 	r.Seq, r.Time, r.Part, r.Prev, r.Hash = a.seq+1, a.now().UTC(), a.part, a.prev, ""
 	r.Hash = r.sum()
@@ -88,10 +96,27 @@ func (a *Audit) Write(r Record) error {
 	if err != nil {
 		return fmt.Errorf("encode audit record: %w", err)
 	}
-	if _, err := a.f.Write(append(b, '\n')); err != nil {
+	if err := a.append(append(b, '\n')); err != nil {
 		return fmt.Errorf("append audit record: %w", err)
 	}
 	a.seq, a.prev = r.Seq, r.Hash
+	return nil
+}
+
+// append writes one line, or nothing: half a line, as a full disk leaves it,
+// would break the chain for good once another line stood behind it.
+func (a *Audit) append(line []byte) error {
+	if a.torn {
+		if err := a.f.Truncate(a.size); err != nil {
+			return fmt.Errorf("remove a torn record: %w", err)
+		}
+		a.torn = false
+	}
+	if _, err := a.f.Write(line); err != nil {
+		a.torn = a.f.Truncate(a.size) != nil
+		return err
+	}
+	a.size += int64(len(line))
 	return nil
 }
 
@@ -125,6 +150,11 @@ func VerifyAudit(r io.Reader) (last Record, good int64, err error) {
 		var rec Record
 		if err := json.Unmarshal(line, &rec); err != nil {
 			return last, good, &errs.Error{Kind: errs.Unproven, Field: fmt.Sprintf("record %d", last.Seq+1), Expected: "a JSON record", Err: err}
+		}
+		// The hash covers what was parsed, so the line must be nothing else: an
+		// unknown key or another spelling would stand in the file unproven.
+		if same, err := json.Marshal(rec); err != nil || !bytes.Equal(same, bytes.TrimSuffix(line, []byte{'\n'})) {
+			return last, good, &errs.Error{Kind: errs.Unproven, Field: fmt.Sprintf("record %d", last.Seq+1), Expected: "a record as it was written", Seen: "other keys, order or spelling"}
 		}
 		if rec.Seq != last.Seq+1 || rec.Prev != last.Hash || rec.Hash != rec.sum() {
 			return last, good, &errs.Error{Kind: errs.Unproven, Field: fmt.Sprintf("record %d", last.Seq+1), Expected: "a record chained to the one before", Seen: fmt.Sprintf("sequence number %d with another hash", rec.Seq),

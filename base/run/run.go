@@ -12,9 +12,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/signal"
-	"sort"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -26,10 +27,11 @@ type Group struct {
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 	grace  time.Duration
-	wg     sync.WaitGroup
 
 	mu    sync.Mutex
-	live  map[string]int
+	live  map[string]int // running tasks by name
+	idle  chan struct{}  // closed while live is empty
+	over  bool           // Wait has seen the end of all tasks
 	first error
 }
 
@@ -42,7 +44,8 @@ func Grace(d time.Duration) Option { return func(g *Group) { g.grace = d } }
 
 // New makes a Group whose tasks end when ctx does.
 func New(ctx context.Context, opts ...Option) *Group {
-	g := &Group{live: map[string]int{}}
+	g := &Group{live: map[string]int{}, idle: make(chan struct{})}
+	close(g.idle)
 	g.ctx, g.cancel = context.WithCancelCause(ctx)
 	for _, o := range opts {
 		o(g)
@@ -54,23 +57,39 @@ func New(ctx context.Context, opts ...Option) *Group {
 func (g *Group) Context() context.Context { return g.ctx }
 
 // Go starts a task. A nil return ends that task alone; an error that is not
-// the context's own ends all.
+// the context's own ends all. A task may start others. Once Wait has returned
+// nobody would wait for a new task, and Go starts none.
 func (g *Group) Go(name string, f func(context.Context) error) {
 	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.over {
+		return
+	}
+	if len(g.live) == 0 {
+		g.idle = make(chan struct{})
+	}
 	g.live[name]++
-	g.mu.Unlock()
-	g.wg.Go(func() {
-		err := f(g.ctx)
-		g.mu.Lock()
-		defer g.mu.Unlock()
-		if g.live[name]--; g.live[name] == 0 {
-			delete(g.live, name)
-		}
-		if err != nil && !(g.ctx.Err() != nil && errors.Is(err, context.Canceled)) && g.first == nil {
-			g.first = fmt.Errorf("%s: %w", name, err)
-			g.cancel(g.first)
-		}
-	})
+	go func() { g.ended(name, f(g.ctx)) }()
+}
+
+func (g *Group) ended(name string, err error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if err != nil && !g.ownLocked(err) && g.first == nil {
+		g.first = fmt.Errorf("%s: %w", name, err)
+		g.cancel(g.first)
+	}
+	if g.live[name]--; g.live[name] == 0 {
+		delete(g.live, name)
+	}
+	if len(g.live) == 0 {
+		close(g.idle)
+	}
+}
+
+// ownLocked tells whether err only repeats that the group was asked to end.
+func (g *Group) ownLocked(err error) bool {
+	return g.ctx.Err() != nil && (errors.Is(err, context.Canceled) || errors.Is(err, g.ctx.Err()) || errors.Is(err, context.Cause(g.ctx)))
 }
 
 // Stop asks all tasks to end.
@@ -78,33 +97,43 @@ func (g *Group) Stop() { g.cancel(context.Canceled) }
 
 // Wait returns when all tasks have ended, with the first failure.
 func (g *Group) Wait() error {
-	done := make(chan struct{})
-	go func() { g.wg.Wait(); close(done) }()
-	if g.grace > 0 {
+	var late <-chan time.Time // nil: without bound
+	asked := g.ctx.Done()
+	if g.grace <= 0 {
+		asked = nil
+	}
+	for {
+		g.mu.Lock()
+		idle := g.idle
+		if len(g.live) == 0 {
+			g.over = true
+			defer g.mu.Unlock()
+			g.cancel(nil)
+			return g.first
+		}
+		g.mu.Unlock()
 		select {
-		case <-done:
-		case <-g.ctx.Done():
+		case <-idle: // unless a task was started since
+		case <-asked:
 			t := time.NewTimer(g.grace)
 			defer t.Stop()
-			select {
-			case <-done:
-			case <-t.C:
-				g.mu.Lock()
-				defer g.mu.Unlock()
-				names := make([]string, 0, len(g.live))
-				for n := range g.live {
-					names = append(names, n)
-				}
-				sort.Strings(names)
-				return errors.Join(g.first, fmt.Errorf("still running %s after the end was asked for: %s", g.grace, strings.Join(names, ", ")))
-			}
+			late, asked = t.C, nil
+		case <-late:
+			return g.stuck()
 		}
 	}
-	<-done
-	g.cancel(nil)
+}
+
+// stuck names the tasks that did not end within the grace.
+func (g *Group) stuck() error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	return g.first
+	g.over = true
+	names := slices.Sorted(maps.Keys(g.live))
+	if len(names) == 0 {
+		return g.first
+	}
+	return errors.Join(g.first, fmt.Errorf("still running %s after the end was asked for: %s", g.grace, strings.Join(names, ", ")))
 }
 
 // Main runs f until it returns or the process is asked to end by SIGINT or
