@@ -69,8 +69,10 @@ func (a *addresses) nodePort(name string, want int32) (uint16, error) {
 		}
 	}
 	if want != 0 {
+		// Who has it was given it and did not ask: it gets another one. Two that
+		// ask for the same port do not come this far (manifest.Merge).
 		if other, ok := taken[uint16(want)]; ok {
-			return 0, &errs.Error{Kind: errs.Conflict, Subject: "Service " + name, Field: "nodePort", Expected: "a port that no other service has", Seen: other + " has it"}
+			delete(a.NodePorts, other)
 		}
 		a.NodePorts[name] = uint16(want)
 		return uint16(want), nil

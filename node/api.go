@@ -181,9 +181,9 @@ func (n *Node) down(ctx context.Context, in control.Down) (out struct{}, err err
 	go func() { // after the answer has left
 		select {
 		case <-time.After(100 * time.Millisecond):
-		case <-ctx.Done():
+		case <-n.ctx.Done():
 		}
-		close(n.downed)
+		n.goDown.Do(func() { close(n.downed) })
 	}()
 	return out, nil
 }

@@ -16,8 +16,8 @@ import (
 
 // Config says how a node lives. Default is right for one machine.
 type Config struct {
-	Root  string `json:"root"`  // what lasts
-	State string `json:"state"` // sockets and what lives as long as the machine runs
+	Root  string `json:"-"` // what lasts; given on the command line, which must find the node
+	State string `json:"-"` // sockets and what lives as long as the machine runs; likewise
 
 	TrustDomain string `json:"trustDomain"` // Istio's default; set before the first start: it stands in every certificate
 	Registry    string `json:"registry"`    // the registry's name in image references

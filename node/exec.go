@@ -10,6 +10,7 @@ import (
 	"os"
 	"slices"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -41,7 +42,7 @@ func (n *Node) serveExec(ctx context.Context, l *net.UnixListener) error {
 			out := control.Exited{}
 			code, err := n.execOne(ctx, c)
 			if out.Code = code; err != nil {
-				out.Error = err.Error()
+				out.Error = control.Wire(err)
 			}
 			_ = json.NewEncoder(c).Encode(out) // the client is gone: nobody to tell
 			return nil
@@ -52,6 +53,8 @@ func (n *Node) serveExec(ctx context.Context, l *net.UnixListener) error {
 func (n *Node) execOne(ctx context.Context, c *net.UnixConn) (int, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	stop := context.AfterFunc(ctx, func() { _ = c.SetReadDeadline(time.Unix(1, 0)) }) // a client that says nothing holds nothing up
+	defer stop()
 	buf, oob := make([]byte, 64<<10), make([]byte, unix.CmsgSpace(3*4))
 	size, oobn, flags, _, err := c.ReadMsgUnix(buf, oob)
 	if err != nil {

@@ -33,16 +33,9 @@ const attachTimeout = 20 * time.Second
 
 // Attach gives the pod an SVID and returns when the proxy serves its edge.
 func (w *network) Attach(ctx context.Context, r *pod.Record) error {
-	who, err := id.Workload(w.n.trustDomain, r.Pod.Namespace, r.ServiceAccount())
-	if err != nil {
+	if err := w.admit(r); err != nil {
 		return err
 	}
-	if _, err := w.n.issuer.Admit(identity.Record{UID: r.UID, ID: who}); err != nil {
-		return fmt.Errorf("issue identity: %w", err)
-	}
-	w.mu.Lock()
-	w.attached[r.UID] = r
-	w.mu.Unlock()
 	w.n.kick()
 	ctx, cancel := context.WithTimeout(ctx, attachTimeout)
 	defer cancel()
@@ -54,6 +47,21 @@ func (w *network) Attach(ctx context.Context, r *pod.Record) error {
 		}
 		return false
 	})
+}
+
+// admit gives the pod an SVID and a place in the next snapshot.
+func (w *network) admit(r *pod.Record) error {
+	who, err := id.Workload(w.n.trustDomain, r.Pod.Namespace, r.ServiceAccount())
+	if err != nil {
+		return err
+	}
+	if _, err := w.n.issuer.Admit(identity.Record{UID: r.UID, ID: who}); err != nil {
+		return fmt.Errorf("issue identity: %w", err)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.attached[r.UID] = r
+	return nil
 }
 
 // Detach takes the pod's identity and edge away, and returns when the proxy
@@ -114,7 +122,7 @@ func (w *world) compileMesh() (*wire.Snapshot, error) {
 		}
 		p := compile.Pod{
 			UID: uid, Namespace: r.Pod.Namespace, Name: r.Pod.Name, Labels: r.Pod.Labels, ServiceAccount: r.ServiceAccount(),
-			Hostname: r.Pod.Spec.Hostname, Subdomain: r.Pod.Spec.Subdomain, Addr: r.Addr, Ready: st.Ready && !w.ending[uid],
+			Hostname: r.Pod.Spec.Hostname, Subdomain: r.Pod.Spec.Subdomain, Addr: r.Addr, Ready: (st.Ready || w.assumed(uid, st)) && !w.ending[uid],
 			NetNS: edge.At(n.netnsDir(), uid, r.Addr).Pod, SVID: svids[uid],
 		}
 		for _, c := range append(append([]corev1.Container(nil), r.Pod.Spec.InitContainers...), r.Pod.Spec.Containers...) {
@@ -128,12 +136,33 @@ func (w *world) compileMesh() (*wire.Snapshot, error) {
 	return compile.Compile(in)
 }
 
+// assumed says that a pod which an earlier node left running is taken for
+// ready until it was looked at: else a node that comes back would take all
+// endpoints away for a moment.
+func (w *world) assumed(uid string, st pod.Status) bool {
+	until, ok := w.resumed[uid]
+	if ok && (st.Ready || time.Now().After(until)) {
+		delete(w.resumed, uid)
+		ok = false
+	}
+	return ok
+}
+
 // gateways gives the listeners of Services that are reached from outside.
 func (w *world) gateways(svid wire.SVID) []wire.Gateway {
 	var out []wire.Gateway
+	taken := map[netip.AddrPort]string{}
+	w.clashes = nil
 	for _, s := range w.all.Services {
 		for _, p := range s.Spec.Ports {
 			for _, at := range w.external(s, p) {
+				// The proxy would refuse the whole snapshot, and with it every
+				// later one.
+				if other, ok := taken[at]; ok {
+					w.clashes = append(w.clashes, fmt.Sprintf("Service %s/%s is not reached at %s: Service %s is", s.Namespace, s.Name, at, other))
+					continue
+				}
+				taken[at] = s.Namespace + "/" + s.Name
 				out = append(out, wire.Gateway{Listen: at, Namespace: s.Namespace, Service: s.Name, Port: uint16(p.Port), SVID: svid})
 			}
 		}

@@ -10,9 +10,11 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"time"
 
+	"redoubt.dev/api/artifact"
 	"redoubt.dev/api/id"
 	"redoubt.dev/api/policy"
 	"redoubt.dev/base/obs"
@@ -55,9 +57,9 @@ type Node struct {
 	kicked  chan struct{}   // capacity 1: more than one change is one
 	asked   chan func(*world)
 	downed  chan struct{} // closed when the node was asked to go down
+	goDown  sync.Once
 
-	look         atomic.Pointer[merged]
-	gatePolicies atomic.Pointer[[]policy.TrustPolicy]
+	look atomic.Pointer[merged]
 }
 
 // New opens what lasts: keys, registry, audit log. It starts nothing.
@@ -112,7 +114,7 @@ func (n *Node) openTrust() (err error) {
 	}
 	n.defaultPolicy = verify.DefaultPolicy(n.trustDomain)
 	n.store, err = registry.Open(filepath.Join(root, "registry"), registry.Config{Host: n.cfg.Registry, Gate: func(s *registry.Store) registry.Gate {
-		return &provenance.Gate{Reader: s, Policies: n.gatePoliciesNow, Root: n.trust, Now: time.Now, Audit: n.audit}
+		return &provenance.Gate{Reader: s, Policies: func(ref artifact.Ref) []policy.TrustPolicy { return n.admission.Policies("", ref) }, Root: n.trust, Now: time.Now, Audit: n.audit}
 	}})
 	if err != nil {
 		return err
@@ -134,7 +136,7 @@ func (n *Node) openSandbox() (err error) {
 func (n *Node) netnsDir() string { return filepath.Join(n.cfg.State, "netns") }
 
 func (n *Node) places() pod.Places {
-	return pod.Places{Transient: filepath.Join(n.cfg.State, "pods"), Claims: filepath.Join(n.cfg.Root, "volumes"), Logs: filepath.Join(n.cfg.Root, "logs"), Edges: n.netnsDir(), WritableHostPaths: n.cfg.AllowWritableHostPaths}
+	return pod.Places{Transient: filepath.Join(n.cfg.State, "pods"), Claims: filepath.Join(n.cfg.Root, "volumes"), Logs: filepath.Join(n.cfg.Root, "logs"), Edges: n.netnsDir(), WritableHostPaths: n.cfg.AllowWritableHostPaths, Closed: []string{n.cfg.Root, n.cfg.State, "/etc/redoubt", "/proc", "/sys", "/dev"}}
 }
 
 func (n *Node) deps() pod.Deps {

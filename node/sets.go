@@ -15,8 +15,10 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
 	corev1 "k8s.io/api/core/v1"
 
+	"redoubt.dev/api/errs"
 	"redoubt.dev/node/manifest"
 	"redoubt.dev/node/plan"
 )
@@ -93,15 +95,58 @@ func (n *Node) saveSet(s *set) error {
 			return err
 		}
 	}
-	if err := os.RemoveAll(dir); err != nil {
+	// What was copied must be what was checked, and must be whole on disk
+	// before it takes the place of the last good copy.
+	if again, err := manifest.Load([]string{filepath.Join(fresh, "files")}); err != nil || again.Digest() != s.good.Digest() {
+		return &errs.Error{Kind: errs.Conflict, Subject: "set " + s.Name, Expected: "files that do not change while they are read", Fix: "try again", Err: err}
+	}
+	unix.Sync()
+	old := dir + ".old"
+	if err := os.RemoveAll(old); err != nil {
 		return err
 	}
-	return os.Rename(fresh, dir)
+	if err := os.Rename(dir, old); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := os.Rename(fresh, dir); err != nil {
+		return err
+	}
+	return os.RemoveAll(old)
+}
+
+// mendSets finishes what a kill cut short in saveSet: a set whose copy was
+// moved aside is put back.
+func (n *Node) mendSets() error {
+	entries, err := os.ReadDir(n.setDir(""))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	for _, e := range entries {
+		path := n.setDir(e.Name())
+		if name, ok := strings.CutSuffix(path, ".old"); ok {
+			if _, err := os.Stat(name); errors.Is(err, fs.ErrNotExist) {
+				if err := os.Rename(path, name); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	for _, e := range entries {
+		if strings.HasSuffix(e.Name(), ".old") || strings.HasSuffix(e.Name(), ".new") {
+			if err := os.RemoveAll(n.setDir(e.Name())); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // loadSets reads all sets back: the files as they are, or the last good copy.
 func (n *Node) loadSets() (map[string]*set, error) {
 	sets := map[string]*set{}
+	if err := n.mendSets(); err != nil {
+		return nil, err
+	}
 	entries, err := os.ReadDir(n.setDir(""))
 	if errors.Is(err, fs.ErrNotExist) {
 		return sets, nil
@@ -110,12 +155,6 @@ func (n *Node) loadSets() (map[string]*set, error) {
 		return nil, err
 	}
 	for _, e := range entries {
-		if strings.HasSuffix(e.Name(), ".new") {
-			if err := os.RemoveAll(n.setDir(e.Name())); err != nil {
-				return nil, err
-			}
-			continue
-		}
 		s := &set{}
 		b, err := os.ReadFile(filepath.Join(n.setDir(e.Name()), "set.json"))
 		if err == nil {

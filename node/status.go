@@ -5,6 +5,7 @@ package node
 import (
 	"fmt"
 	"os"
+	"strings"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -18,18 +19,12 @@ const Version = "0.1.0"
 // status tells the whole world.
 func (w *world) status() control.Status {
 	n := w.n
-	st := control.Status{Ready: w.fault == nil, Denials: n.audit.newest(), Node: control.Node{
+	st := control.Status{Denials: n.audit.newest(), Node: control.Node{
 		TrustDomain: n.cfg.TrustDomain, Version: Version, PID: os.Getpid(), ProxyPID: n.proxy.PID(), Started: n.started,
 		Registry: "http://" + n.cfg.RegistryListen.String(), Host: n.cfg.Registry,
 	}}
-	if w.last != nil {
-		st.Node.Snapshot = w.last.Version
-	}
-	if w.fault != nil {
-		st.Node.Health = w.fault.Error()
-	} else if err := n.issuer.Health(); err != nil {
-		st.Node.Health = err.Error()
-	}
+	st.Node.Snapshot, st.Node.Health = n.proxy.Served(), w.health()
+	st.Ready = st.Node.Health == ""
 	for _, name := range sortedNames(w.sets) {
 		s := w.sets[name]
 		out := control.Set{Name: s.Name, Paths: s.Paths, Objects: len(s.good.Keys()), Loaded: s.Loaded}
@@ -48,7 +43,8 @@ func (w *world) status() control.Status {
 		if _, info, err := n.engine.Sandbox(uid); err == nil {
 			out.Sandbox, out.PID = n.driver.Kind(), info.PID
 		}
-		if !out.Ready && out.Phase != string(corev1.PodSucceeded) {
+		// A pod of a job that failed has had its say: the job goes on with another.
+		if !out.Ready && out.Phase != string(corev1.PodSucceeded) && !(out.Phase == string(corev1.PodFailed) && r.Owner.Kind == "Job") {
 			st.Ready = false
 		}
 		st.Pods = append(st.Pods, out)
@@ -60,6 +56,21 @@ func (w *world) status() control.Status {
 		st.Services = append(st.Services, w.service(s))
 	}
 	return st
+}
+
+// health says what of the node itself is not as it should be, "" for nothing.
+func (w *world) health() string {
+	var all []string
+	if w.fault != nil {
+		all = append(all, w.fault.Error())
+	}
+	if err := w.n.issuer.Health(); err != nil {
+		all = append(all, err.Error())
+	}
+	if why := w.n.proxy.Refused(); why != "" {
+		all = append(all, "the proxy refused the newest snapshot: "+why)
+	}
+	return strings.Join(append(all, w.clashes...), "; ")
 }
 
 // wanted counts the pods that there should be at least.

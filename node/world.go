@@ -18,13 +18,13 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"redoubt.dev/api/errs"
-	"redoubt.dev/api/policy"
 	"redoubt.dev/api/wire"
 	"redoubt.dev/base/obs"
 	"redoubt.dev/base/run"
 	"redoubt.dev/node/manifest"
 	"redoubt.dev/node/plan"
 	"redoubt.dev/node/pod"
+	"redoubt.dev/sandbox/edge"
 )
 
 // world is what is wanted and what there is. Its goroutine alone touches it;
@@ -39,6 +39,9 @@ type world struct {
 	group  *run.Group
 	last   *wire.Snapshot
 	fault  error // of the last compilation
+
+	resumed map[string]time.Time // pods of an earlier node, assumed to be ready until then
+	clashes []string             // services that cannot have the address that they want
 }
 
 // lookFiles is how often files are looked at for changes.
@@ -107,7 +110,7 @@ func (n *Node) recordFile(uid string) string {
 // resume reads back what an earlier node left.
 func (w *world) resume() error {
 	n := w.n
-	w.pods, w.ending = map[string]*pod.Worker{}, map[string]bool{}
+	w.pods, w.ending, w.resumed = map[string]*pod.Worker{}, map[string]bool{}, map[string]time.Time{}
 	w.addrs = addresses{Services: map[string]netip.Addr{}, NodePorts: map[string]uint16{}}
 	if err := readJSON(n.addressFile(), &w.addrs); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("read addresses: %w", err)
@@ -119,12 +122,12 @@ func (w *world) resume() error {
 	if w.all, err = merge(w.sets); err != nil {
 		return err
 	}
-	n.look.Store(w.all)
-	n.admission.SetPolicies(w.all.TrustPolicies)
+	w.use(w.all)
 	files, err := filepath.Glob(n.recordFile("*"))
 	if err != nil {
 		return err
 	}
+	var records []*pod.Record
 	for _, f := range files {
 		r := &pod.Record{}
 		if err := readJSON(f, r); err != nil {
@@ -132,10 +135,27 @@ func (w *world) resume() error {
 			_ = os.Remove(f)
 			continue
 		}
+		records = append(records, r)
+	}
+	var keep []edge.Edge
+	for _, r := range records {
+		e := edge.At(n.netnsDir(), r.UID, r.Addr)
+		keep = append(keep, e)
+		if e.Exists() && !r.Ending {
+			// Its edge stands: the first snapshot must hold it, or the proxy
+			// that runs since before would cut its connections.
+			if err := n.net.admit(r); err != nil {
+				return err
+			}
+			w.resumed[r.UID] = time.Now().Add(assumeReady)
+		}
 		w.start(r)
 	}
-	return nil
+	return edge.Sweep(n.netnsDir(), keep)
 }
+
+// assumeReady is how long a pod of an earlier node is taken for ready.
+const assumeReady = 15 * time.Second
 
 func (w *world) start(r *pod.Record) {
 	p := pod.New(r, w.n.deps())
@@ -185,10 +205,8 @@ func (w *world) accept(s *set) error {
 	if err := w.n.saveSet(s); err != nil {
 		return fmt.Errorf("keep set %s: %w", s.Name, err)
 	}
-	w.sets, w.all = sets, all
-	w.n.look.Store(all)
-	w.n.admission.SetPolicies(all.TrustPolicies)
-	w.n.gatePolicies.Store(&all.TrustPolicies)
+	w.sets = sets
+	w.use(all)
 	_ = w.n.audit.Write(obs.Record{Action: "load", Subject: "files", Object: s.Name, Decision: obs.Permit, Reason: s.good.Digest().String()})
 	for _, p := range w.pods {
 		p.Kick()
@@ -205,11 +223,15 @@ func (w *world) drop(name string) error {
 	if err != nil {
 		return err
 	}
+	w.use(all)
+	return nil
+}
+
+// use puts what is wanted in force, here and where other goroutines look.
+func (w *world) use(all *merged) {
 	w.all = all
 	w.n.look.Store(all)
 	w.n.admission.SetPolicies(all.TrustPolicies)
-	w.n.gatePolicies.Store(&all.TrustPolicies)
-	return nil
 }
 
 // reconcile makes one step from what is to what is wanted.
@@ -354,23 +376,6 @@ func (n *Node) endAll(ctx context.Context) error {
 			return &errs.Error{Kind: errs.Unavailable, Subject: "node", Expected: "that all pods end", Seen: fmt.Sprintf("%d left", left), Err: context.Cause(ctx)}
 		}
 	}
-}
-
-// gatePoliciesNow gives the policies of the registry's gate: those that guard
-// all namespaces, or the default when there are none.
-func (n *Node) gatePoliciesNow() []policy.TrustPolicy {
-	var out []policy.TrustPolicy
-	if p := n.gatePolicies.Load(); p != nil {
-		for _, tp := range *p {
-			if tp.Namespace == "" {
-				out = append(out, tp)
-			}
-		}
-	}
-	if len(out) == 0 {
-		out = append(out, n.defaultPolicy)
-	}
-	return out
 }
 
 // suffix is the random part of a pod's name, letters and digits that spell no

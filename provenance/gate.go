@@ -28,7 +28,7 @@ type Audit interface {
 // It is a registry.Gate. Its fields are set before its first use.
 type Gate struct {
 	Reader   Reader
-	Policies func() []policy.TrustPolicy // the ones in force now
+	Policies func(artifact.Ref) []policy.TrustPolicy // the ones in force now that may speak for an image
 	Root     verify.TrustRoot
 	Now      func() time.Time
 	Audit    Audit // may be nil
@@ -83,5 +83,5 @@ func (g *Gate) verify(ctx context.Context, ref artifact.Ref, d artifact.Digest) 
 	if err != nil {
 		return verify.Permit{}, err
 	}
-	return verify.Verify(ev, g.Policies(), g.Root, g.Now())
+	return verify.Verify(ev, g.Policies(ev.Ref), g.Root, g.Now())
 }

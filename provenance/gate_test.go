@@ -158,7 +158,7 @@ func TestGateWritesDown(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	g := &provenance.Gate{Reader: in.Store, Policies: func() []policy.TrustPolicy { return in.Policies }, Root: in.Root, Now: in.Clock, Audit: log}
+	g := &provenance.Gate{Reader: in.Store, Policies: func(artifact.Ref) []policy.TrustPolicy { return in.Policies }, Root: in.Root, Now: in.Clock, Audit: log}
 	if err := g.Admit(t.Context(), in.Ref(t, "bank/ledger:1"), pub.Digest); err != nil {
 		t.Error(err)
 	}

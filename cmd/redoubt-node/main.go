@@ -18,6 +18,7 @@ import (
 	"redoubt.dev/base/conf"
 	"redoubt.dev/base/obs"
 	"redoubt.dev/base/run"
+	"redoubt.dev/base/sys"
 	"redoubt.dev/node"
 )
 
@@ -33,8 +34,11 @@ func main() {
 		fmt.Fprint(fs.Output(), "redoubt-node runs pods on this machine until it gets SIGTERM; pods run on without it.\n\nExample:\n  redoubt-node -config /etc/redoubt/node.yaml\n\nFlags:\n")
 		fs.PrintDefaults()
 	}
-	if err := fs.Parse(os.Args[1:]); err != nil || fs.NArg() > 0 {
-		// containerd asks what it takes for a shim with arguments of its own.
+	if err := fs.Parse(os.Args[1:]); err != nil {
+		os.Exit(2)
+	}
+	if fs.NArg() > 0 {
+		fs.Usage()
 		os.Exit(2)
 	}
 	cfg := node.Default()
@@ -54,6 +58,9 @@ func main() {
 		return
 	}
 	os.Exit(run.Main(func(ctx context.Context) error {
+		if err := sys.KeepDescriptors(); err != nil {
+			return err
+		}
 		n, err := node.New(cfg, obs.Logger(os.Stderr, "node", slog.LevelInfo))
 		if err != nil {
 			return err

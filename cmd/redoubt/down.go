@@ -57,7 +57,7 @@ func downCommand(a *app) *cobra.Command {
 				return err
 			}
 			if purge {
-				if err := os.RemoveAll(a.root); err != nil {
+				if err := a.purge(); err != nil {
 					return err
 				}
 			}
@@ -84,4 +84,21 @@ func (a *app) left(ctx context.Context) error {
 			return &errs.Error{Kind: errs.Unavailable, Subject: "node", Expected: "that it leaves", Seen: a.state + " is still there", Fix: "see " + filepath.Join(a.root, "node.log")}
 		}
 	}
+}
+
+// kept is all that a node makes below its root directory.
+var kept = []string{"audit", "containerd", "identity", "images", "logs", "node", "node.log", "registry", "signing", "volumes"}
+
+// purge removes what a node made, by name: a root directory that was named by
+// mistake loses nothing else.
+func (a *app) purge() error {
+	for _, name := range kept {
+		if err := os.RemoveAll(filepath.Join(a.root, name)); err != nil {
+			return err
+		}
+	}
+	if err := os.Remove(a.root); err != nil && !errors.Is(err, os.ErrNotExist) {
+		a.say("kept %s: %v", a.root, err)
+	}
+	return nil
 }

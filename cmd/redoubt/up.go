@@ -114,7 +114,7 @@ func (a *app) await(ctx context.Context, timeout time.Duration) (st control.Stat
 				shown[p.UID] = line
 			}
 		}
-		if st.Ready && len(st.Pods) > 0 {
+		if st.Ready {
 			return st, nil
 		}
 		select {

@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -145,7 +146,14 @@ func (a *Admission) Admit(ctx context.Context, r *pod.Record) (map[string]string
 		if err != nil {
 			return nil, fmt.Errorf("container %s: %w", c.Name, err)
 		}
-		args, err := arguments(&c, permit)
+		cfg, err := imageConfig(&c, permit)
+		if err != nil {
+			return nil, err
+		}
+		if err := nonRoot(&r.Pod.Spec, &c, cfg.User); err != nil {
+			return nil, err
+		}
+		args, err := arguments(&c, cfg)
 		if err != nil {
 			return nil, err
 		}
@@ -164,24 +172,58 @@ func (a *Admission) Admit(ctx context.Context, r *pod.Record) (map[string]string
 	return images, nil
 }
 
+// runConfig is what an image says of the process it runs (OCI image-spec, config).
+type runConfig struct {
+	Entrypoint []string `json:"Entrypoint"`
+	Cmd        []string `json:"Cmd"`
+	User       string   `json:"User"`
+}
+
+func imageConfig(c *corev1.Container, permit verify.Permit) (runConfig, error) {
+	var cfg struct {
+		Config runConfig `json:"config"`
+	}
+	if err := json.Unmarshal(permit.Evidence().Config, &cfg); err != nil {
+		return runConfig{}, &errs.Error{Kind: errs.Invalid, Subject: "image " + c.Image, Field: "config", Err: err}
+	}
+	return cfg.Config, nil
+}
+
+// nonRoot holds a container to runAsNonRoot: the user that it runs as, its own
+// or the image's, must be a number other than 0. A name proves nothing.
+func nonRoot(spec *corev1.PodSpec, c *corev1.Container, imageUser string) error {
+	want, user := false, (*int64)(nil)
+	if p := spec.SecurityContext; p != nil {
+		want, user = p.RunAsNonRoot != nil && *p.RunAsNonRoot, p.RunAsUser
+	}
+	if s := c.SecurityContext; s != nil {
+		if s.RunAsNonRoot != nil {
+			want = *s.RunAsNonRoot
+		}
+		if s.RunAsUser != nil {
+			user = s.RunAsUser
+		}
+	}
+	seen := imageUser
+	if user != nil {
+		seen = strconv.FormatInt(*user, 10)
+	}
+	uid, _, _ := strings.Cut(seen, ":")
+	if n, err := strconv.Atoi(uid); !want || err == nil && n != 0 {
+		return nil
+	}
+	return &errs.Error{Kind: errs.Denied, Subject: "container " + c.Name, Field: "securityContext.runAsNonRoot", Expected: "a user by number that is not 0", Seen: strconv.Quote(seen), Fix: "set runAsUser, or build the image with --user"}
+}
+
 // arguments gives the argument list that a container must start with, as
 // Kubernetes combines command, args and the image's; nil when a variable
 // reference in it is expanded only later.
-func arguments(c *corev1.Container, permit verify.Permit) ([]string, error) {
-	var cfg struct {
-		Config struct {
-			Entrypoint []string `json:"Entrypoint"`
-			Cmd        []string `json:"Cmd"`
-		} `json:"config"`
-	}
-	if err := json.Unmarshal(permit.Evidence().Config, &cfg); err != nil {
-		return nil, &errs.Error{Kind: errs.Invalid, Subject: "image " + c.Image, Field: "config", Err: err}
-	}
+func arguments(c *corev1.Container, cfg runConfig) ([]string, error) {
 	command, args := c.Command, c.Args
 	if len(command) == 0 {
-		command = cfg.Config.Entrypoint
+		command = cfg.Entrypoint
 		if len(args) == 0 {
-			args = cfg.Config.Cmd
+			args = cfg.Cmd
 		}
 	}
 	all := slices.Concat(command, args)

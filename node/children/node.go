@@ -11,11 +11,15 @@ import (
 	"time"
 
 	"redoubt.dev/api/errs"
+	"redoubt.dev/base/sys"
 )
 
 // StartNode starts a node that outlives its starter and returns when ready
 // does without an error. log takes what the node says.
 func StartNode(ctx context.Context, binary string, args []string, log string, ready func(context.Context) error) error {
+	if err := sys.KeepDescriptors(); err != nil {
+		return err
+	}
 	f, err := os.OpenFile(log, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
 		return fmt.Errorf("open the node's log: %w", err)

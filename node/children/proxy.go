@@ -89,6 +89,23 @@ func (p *Proxy) PID() int {
 	return p.pid
 }
 
+// Refused is why the process refused the newest snapshot, "" when it did not.
+func (p *Proxy) Refused() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.refuse
+}
+
+// Served is the version that the process acknowledged; 0 for none.
+func (p *Proxy) Served() uint64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.served == nil {
+		return 0
+	}
+	return p.served.Version
+}
+
 // LogFile is where the process writes its log.
 func (p *Proxy) LogFile() string { return filepath.Join(p.cfg.State, "proxy.log") }
 
@@ -232,6 +249,8 @@ func (p *Proxy) start(ctx context.Context, reaped *sync.WaitGroup) error {
 	return nil
 }
 
+const ackTimeout = 30 * time.Second
+
 // feed sends each newest snapshot and notes what is served.
 func (p *Proxy) feed(ctx context.Context, c *net.UnixConn) error {
 	stop := context.AfterFunc(ctx, func() { c.SetDeadline(time.Unix(1, 0)) })
@@ -275,12 +294,17 @@ func (p *Proxy) feed(ctx context.Context, c *net.UnixConn) error {
 		if err := wire.WriteFrame(c, &wire.Frame{Snapshot: s}); err != nil {
 			return err
 		}
+		late := time.NewTimer(ackTimeout)
 		select {
 		case ack := <-acks:
 			p.acked(s, ack)
 		case err := <-closed:
+			late.Stop()
 			return err
+		case <-late.C:
+			return &errs.Error{Kind: errs.Unavailable, Subject: "proxy", Expected: "an acknowledgement within " + ackTimeout.String()}
 		}
+		late.Stop()
 	}
 }
 

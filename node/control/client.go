@@ -186,8 +186,8 @@ func (c *Client) Exec(ctx context.Context, e Exec, stdio [3]*os.File) (int, erro
 	if err := json.NewDecoder(io.LimitReader(conn, 64<<10)).Decode(&out); err != nil {
 		return 0, fmt.Errorf("the node ended before the process did: %w", err)
 	}
-	if out.Error != "" {
-		return 0, errors.New(out.Error)
+	if out.Error != nil {
+		return 0, out.Error.Native()
 	}
 	return out.Code, nil
 }

@@ -126,7 +126,7 @@ type Exec struct {
 // Exited answers Exec.
 type Exited struct {
 	Code  int    `json:"code"`
-	Error string `json:"error,omitempty"`
+	Error *Error `json:"error,omitempty"`
 }
 
 // Build asks for an image. Exactly one of Go, Directory and Tar is set, an

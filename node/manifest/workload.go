@@ -113,7 +113,6 @@ func (d *document) job(v *batchv1.Job) {
 	d.atLeast32("spec.completions", s.Completions, 0)
 	d.atLeast32("spec.parallelism", s.Parallelism, 0)
 	d.atLeast32("spec.backoffLimit", s.BackoffLimit, 0)
-	d.atLeast32("spec.ttlSecondsAfterFinished", s.TTLSecondsAfterFinished, 0)
 	d.atLeast("spec.activeDeadlineSeconds", s.ActiveDeadlineSeconds, 1)
 	d.template(&s.Template, nil)
 	d.restarts(&s.Template.Spec, corev1.RestartPolicyNever, corev1.RestartPolicyOnFailure)

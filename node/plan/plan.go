@@ -14,6 +14,7 @@ import (
 	batchv1 "k8s.io/api/batch/v1"
 	corev1 "k8s.io/api/core/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
 )
 
 // Objects are the wanted workloads, with Kubernetes' defaults filled in.
@@ -172,13 +173,13 @@ func (p *planner) pod(pod *corev1.Pod) {
 }
 
 // deployment keeps replicas pods of the newest template; the old ones leave
-// as new ones become ready (maxSurge 25 % rounded up, maxUnavailable 25 %
-// rounded down, Kubernetes' defaults), or first, for Recreate.
+// as new ones become ready, within maxSurge and maxUnavailable, or first, for
+// Recreate.
 func (p *planner) deployment(d *appsv1.Deployment) {
 	o := Owner{"Deployment", d.Namespace, d.Name}
 	hash := Hash(d.Spec.Template)
 	replicas := int(value(d.Spec.Replicas, 1))
-	surge, spare := max(1, (replicas+3)/4), replicas/4
+	surge, spare := rolling(d.Spec.Strategy.RollingUpdate, replicas)
 	var current, old []Actual
 	total, ready := 0, 0
 	for _, a := range p.take(o) {
@@ -228,6 +229,26 @@ func (p *planner) deployment(d *appsv1.Deployment) {
 	}
 }
 
+// rolling gives how many pods there may be beyond replicas during an update,
+// and how many of them may be missing. When both come out as none, one may be
+// beyond, or the update would never move.
+func rolling(r *appsv1.RollingUpdateDeployment, replicas int) (surge, spare int) {
+	up, down := intstr.FromString("25%"), intstr.FromString("25%")
+	if r != nil && r.MaxSurge != nil {
+		up = *r.MaxSurge
+	}
+	if r != nil && r.MaxUnavailable != nil {
+		down = *r.MaxUnavailable
+	}
+	// manifest has checked both: a number or a percentage.
+	surge, _ = intstr.GetScaledValueFromIntOrPercent(&up, replicas, true)
+	spare, _ = intstr.GetScaledValueFromIntOrPercent(&down, replicas, false)
+	if surge == 0 && spare == 0 {
+		surge = 1
+	}
+	return surge, spare
+}
+
 // unreadyFirst orders pods by how little their end is missed: not ready
 // before ready, newest before oldest.
 func unreadyFirst(in []Actual) []Actual {
@@ -261,6 +282,10 @@ func (p *planner) statefulSet(s *appsv1.StatefulSet) {
 		}
 	}
 	parallel := s.Spec.PodManagementPolicy == appsv1.ParallelPodManagement
+	partition := 0 // pods below it keep their template
+	if r := s.Spec.UpdateStrategy.RollingUpdate; r != nil {
+		partition = int(value(r.Partition, 0))
+	}
 	stale, allReady := -1, true
 	for i := range replicas {
 		a, ok := byOrdinal[i]
@@ -284,7 +309,7 @@ func (p *planner) statefulSet(s *appsv1.StatefulSet) {
 		case done(a):
 			allReady = false
 			p.end(a, "it has ended")
-		case a.Hash != hash:
+		case a.Hash != hash && i >= partition:
 			stale = i
 			allReady = allReady && a.Ready && !a.Deleting
 		default:
@@ -309,8 +334,7 @@ func (p *planner) job(j *batchv1.Job) {
 	active, succeeded, failed := 0, 0, 0
 	var last, first time.Time
 	var running []Actual
-	pods := p.take(o)
-	for _, a := range pods {
+	for _, a := range p.take(o) {
 		if first.IsZero() || a.Created.Before(first) {
 			first = a.Created
 		}
@@ -338,7 +362,6 @@ func (p *planner) job(j *batchv1.Job) {
 		for _, a := range running {
 			p.end(a, "its job is over")
 		}
-		p.expire(j, pods, last, active)
 		return
 	}
 	if failed > 0 {
@@ -350,24 +373,6 @@ func (p *planner) job(j *batchv1.Job) {
 	}
 	for n := min(parallel-active, completions-succeeded-active); n > 0; n-- {
 		p.make(o, hash, j.Name+"-"+p.name(), 0, j.Spec.Template.ObjectMeta, j.Spec.Template.Spec)
-	}
-}
-
-// expire removes the pods of a job that has been over for its time to live.
-func (p *planner) expire(j *batchv1.Job, pods []Actual, last time.Time, active int) {
-	ttl := j.Spec.TTLSecondsAfterFinished
-	if ttl == nil || active > 0 || last.IsZero() {
-		return
-	}
-	t := last.Add(time.Duration(*ttl) * time.Second)
-	if p.now.Before(t) {
-		p.again(t)
-		return
-	}
-	// One ended pod stays as the memory that the job is over; without it the
-	// job would run again.
-	for _, a := range pods[:len(pods)-1] {
-		p.end(a, "its job's time to live is over")
 	}
 }
 

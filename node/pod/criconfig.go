@@ -8,9 +8,9 @@ import (
 	"strings"
 
 	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
-	"redoubt.dev/api/errs"
 	"redoubt.dev/sandbox"
 )
 
@@ -47,14 +47,10 @@ func logName(container string, attempt uint32) string {
 	return fmt.Sprintf("%s/%d.log", container, attempt)
 }
 
-func (r *Record) containerConfig(c *corev1.Container, image string, attempt uint32, env []*cri.KeyValue, mounts []*cri.Mount) (*cri.ContainerConfig, error) {
+func (r *Record) containerConfig(c *corev1.Container, image string, attempt uint32, env []*cri.KeyValue, mounts []*cri.Mount) *cri.ContainerConfig {
 	values := map[string]string{}
 	for _, e := range env {
 		values[e.Key] = string(e.Value)
-	}
-	sec, err := r.security(c)
-	if err != nil {
-		return nil, err
 	}
 	return &cri.ContainerConfig{
 		Metadata:   &cri.ContainerMetadata{Name: c.Name, Attempt: attempt},
@@ -68,8 +64,8 @@ func (r *Record) containerConfig(c *corev1.Container, image string, attempt uint
 		LogPath:    logName(c.Name, attempt),
 		Stdin:      c.Stdin,
 		Tty:        c.TTY,
-		Linux:      &cri.LinuxContainerConfig{SecurityContext: sec},
-	}, nil
+		Linux:      &cri.LinuxContainerConfig{SecurityContext: r.security(c), Resources: resources(c)},
+	}
 }
 
 func expandAll(in []string, values map[string]string) []string {
@@ -82,15 +78,14 @@ func expandAll(in []string, values map[string]string) []string {
 
 // security translates the pod's and the container's security contexts; the
 // container's fields win, as in Kubernetes.
-func (r *Record) security(c *corev1.Container) (*cri.LinuxContainerSecurityContext, error) {
+func (r *Record) security(c *corev1.Container) *cri.LinuxContainerSecurityContext {
 	out := &cri.LinuxContainerSecurityContext{
 		NamespaceOptions: &cri.NamespaceOption{Network: cri.NamespaceMode_NODE, Pid: cri.NamespaceMode_CONTAINER, Ipc: cri.NamespaceMode_POD},
 		NoNewPrivs:       true, // safe by default: escalation must be asked for
 	}
-	user, group, nonRoot := (*int64)(nil), (*int64)(nil), false
+	user, group := (*int64)(nil), (*int64)(nil)
 	if p := r.Pod.Spec.SecurityContext; p != nil {
 		user, group = p.RunAsUser, p.RunAsGroup
-		nonRoot = p.RunAsNonRoot != nil && *p.RunAsNonRoot
 		out.SupplementalGroups = append(out.SupplementalGroups, p.SupplementalGroups...)
 		if p.FSGroup != nil {
 			out.SupplementalGroups = append(out.SupplementalGroups, *p.FSGroup)
@@ -102,9 +97,6 @@ func (r *Record) security(c *corev1.Container) (*cri.LinuxContainerSecurityConte
 		}
 		if s.RunAsGroup != nil {
 			group = s.RunAsGroup
-		}
-		if s.RunAsNonRoot != nil {
-			nonRoot = *s.RunAsNonRoot
 		}
 		if s.ReadOnlyRootFilesystem != nil {
 			out.ReadonlyRootfs = *s.ReadOnlyRootFilesystem
@@ -122,10 +114,7 @@ func (r *Record) security(c *corev1.Container) (*cri.LinuxContainerSecurityConte
 	if group != nil && user != nil {
 		out.RunAsGroup = &cri.Int64Value{Value: *group}
 	}
-	if nonRoot && user != nil && *user == 0 {
-		return nil, &errs.Error{Kind: errs.Denied, Subject: "container " + c.Name, Field: "securityContext.runAsUser", Expected: "another user than root, since runAsNonRoot is set", Seen: "0"}
-	}
-	return out, nil
+	return out
 }
 
 func names(in []corev1.Capability) []string {
@@ -136,29 +125,56 @@ func names(in []corev1.Capability) []string {
 	return out
 }
 
-// limits sums the containers' limits to the pod's: the sandbox is limited as
-// a whole. A resource that one container leaves unlimited is unlimited.
+// cpuPeriod is the kernel's default scheduling period, in microseconds.
+const cpuPeriod = 100_000
+
+// resources gives a container's own limits; nil when it has none.
+func resources(c *corev1.Container) *cri.LinuxContainerResources {
+	out := &cri.LinuxContainerResources{}
+	if m, ok := c.Resources.Limits[corev1.ResourceMemory]; ok {
+		out.MemoryLimitInBytes = m.Value()
+	}
+	if m, ok := c.Resources.Limits[corev1.ResourceCPU]; ok {
+		out.CpuPeriod, out.CpuQuota = cpuPeriod, m.MilliValue()*cpuPeriod/1000
+	}
+	if out.MemoryLimitInBytes == 0 && out.CpuQuota == 0 {
+		return nil
+	}
+	return out
+}
+
+// limits gives the pod's, by which the sandbox is limited as a whole: the sum
+// of what runs together, or what one init container needs when that is more
+// (Kubernetes' effective limits). A resource that one of them leaves unlimited
+// is unlimited.
 func (r *Record) limits(maxPids int64) sandbox.Limits {
-	l := sandbox.Limits{Pids: maxPids}
-	memory, cpu := true, true
+	return sandbox.Limits{Pids: maxPids, MemoryBytes: r.limit(corev1.ResourceMemory, (*resource.Quantity).Value), CPUMillis: r.limit(corev1.ResourceCPU, (*resource.Quantity).MilliValue)}
+}
+
+func (r *Record) limit(name corev1.ResourceName, value func(*resource.Quantity) int64) int64 {
+	together, largest := int64(0), int64(0)
+	add := func(c *corev1.Container, alone bool) bool {
+		q, ok := c.Resources.Limits[name]
+		if !ok {
+			return false
+		}
+		if v := value(&q); alone {
+			largest = max(largest, together+v)
+		} else {
+			together += v
+		}
+		return true
+	}
+	for i := range r.Pod.Spec.InitContainers {
+		c := &r.Pod.Spec.InitContainers[i]
+		if !add(c, !sidecar(c)) {
+			return 0
+		}
+	}
 	for i := range r.Pod.Spec.Containers {
-		lim := r.Pod.Spec.Containers[i].Resources.Limits
-		if m, ok := lim[corev1.ResourceMemory]; ok {
-			l.MemoryBytes += m.Value()
-		} else {
-			memory = false
-		}
-		if m, ok := lim[corev1.ResourceCPU]; ok {
-			l.CPUMillis += m.MilliValue()
-		} else {
-			cpu = false
+		if !add(&r.Pod.Spec.Containers[i], false) {
+			return 0
 		}
 	}
-	if !memory {
-		l.MemoryBytes = 0
-	}
-	if !cpu {
-		l.CPUMillis = 0
-	}
-	return l
+	return max(together, largest)
 }

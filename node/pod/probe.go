@@ -15,6 +15,8 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
 
+	"redoubt.dev/api/errs"
+	"redoubt.dev/base/run"
 	"redoubt.dev/sandbox/edge"
 )
 
@@ -54,47 +56,62 @@ func (p *prober) run(ctx context.Context) error {
 			return nil
 		}
 	}
-	verdicts := make(chan func(*Verdict))
-	loops := 0
-	done := make(chan struct{})
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	start := func(pr *corev1.Probe, set func(v *Verdict, good bool, why string) (final bool)) {
+	news := make(chan finding)
+	g := run.New(ctx)
+	watch := func(kind string, pr *corev1.Probe) {
 		if pr == nil {
 			return
 		}
-		loops++
-		go func() {
-			defer func() { done <- struct{}{} }()
+		g.Go(kind, func(ctx context.Context) error {
 			p.repeat(ctx, pr, func(good bool, why string) bool {
-				final := false
 				select {
-				case verdicts <- func(v *Verdict) { final = set(v, good, why) }:
+				case news <- finding{kind, good, why}:
 				case <-ctx.Done():
 				}
-				return final
+				return kind == liveness && !good
 			})
-		}()
+			return nil
+		})
 	}
-	start(p.c.ReadinessProbe, func(v *Verdict, good bool, why string) bool { v.Ready, v.Reason = good, why; return false })
-	start(p.c.LivenessProbe, func(v *Verdict, good bool, why string) bool {
-		if !good {
-			v.Unhealthy, v.Ready, v.Reason = true, false, why
-		}
-		return !good
-	})
-	for loops > 0 {
+	watch(readiness, p.c.ReadinessProbe)
+	watch(liveness, p.c.LivenessProbe)
+	for {
 		select {
-		case f := <-verdicts:
+		case f := <-news:
 			was := v
-			if f(&v); v != was {
+			if v.take(f); v != was {
 				p.changed(v)
 			}
-		case <-done:
-			loops--
+		case <-ctx.Done():
+			return g.Wait()
 		}
 	}
-	return nil
+}
+
+const (
+	readiness = "readiness"
+	liveness  = "liveness"
+)
+
+// finding is what one kind of probe found.
+type finding struct {
+	kind string
+	good bool
+	why  string
+}
+
+// take folds a finding into the verdict. Unhealthy is for good: the attempt
+// will be ended, and must get no more requests.
+func (v *Verdict) take(f finding) {
+	switch {
+	case v.Unhealthy:
+	case f.kind == readiness:
+		v.Ready, v.Reason = f.good, f.why
+	case !f.good:
+		v.Unhealthy, v.Ready, v.Reason = true, false, f.why
+	}
 }
 
 // repeat probes at the period and tells each time a threshold is met; it
@@ -127,11 +144,7 @@ func (p *prober) repeat(ctx context.Context, pr *corev1.Probe, tell func(good bo
 				return true
 			}
 		}
-		period := seconds(pr.PeriodSeconds, 1)
-		if good == 0 && bad == 0 {
-			period = time.Second
-		}
-		if !wait(ctx, period) {
+		if !wait(ctx, seconds(pr.PeriodSeconds, 1)) {
 			return false
 		}
 	}
@@ -165,7 +178,8 @@ func (p *prober) once(ctx context.Context, pr *corev1.Probe) error {
 	case pr.HTTPGet != nil:
 		return p.get(ctx, pr.HTTPGet)
 	}
-	return nil
+	// A probe that asks nothing must not find everything well.
+	return &errs.Error{Kind: errs.Unsupported, Subject: "probe of container " + p.c.Name, Expected: "exec, tcpSocket or httpGet"}
 }
 
 // dial connects to the container from inside the pod's POD namespace.

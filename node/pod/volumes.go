@@ -30,6 +30,15 @@ type Places struct {
 	// WritableHostPaths are the directories of the machine that a hostPath
 	// volume may be written through. All others are read-only inside.
 	WritableHostPaths []string
+	// Closed are directories of the node itself: no hostPath volume may be in
+	// one of them, nor hold one.
+	Closed []string
+}
+
+// closed tells whether path touches a directory of the node's own.
+func (p Places) closed(path string) bool {
+	within := func(a, b string) bool { return a == b || strings.HasPrefix(a, strings.TrimSuffix(b, "/")+"/") }
+	return slices.ContainsFunc(p.Closed, func(c string) bool { return within(path, c) || within(c, path) })
 }
 
 func (p Places) pod(uid string) string { return filepath.Join(p.Transient, uid) }
@@ -103,7 +112,7 @@ func (r *Record) volume(v *corev1.Volume, dir string, at Places, look Lookup) (p
 		} else if err := r.missing("ConfigMap", src.ConfigMap.Name, "", src.ConfigMap.Optional); err != nil {
 			return "", 0, 0, err
 		}
-		return path, sandbox.Fixed, 0, r.project(path, data, src.ConfigMap.Items, src.ConfigMap.DefaultMode)
+		return path, sandbox.Fixed, 0, r.project(path, data, src.ConfigMap.Items, src.ConfigMap.DefaultMode, src.ConfigMap.Optional)
 	case src.Secret != nil:
 		path = filepath.Join(dir, "volumes", "kubernetes.io~secret", v.Name)
 		data := map[string]string{}
@@ -112,9 +121,9 @@ func (r *Record) volume(v *corev1.Volume, dir string, at Places, look Lookup) (p
 		} else if err := r.missing("Secret", src.Secret.SecretName, "", src.Secret.Optional); err != nil {
 			return "", 0, 0, err
 		}
-		return path, sandbox.Fixed, 0, r.project(path, data, src.Secret.Items, src.Secret.DefaultMode)
+		return path, sandbox.Fixed, 0, r.project(path, data, src.Secret.Items, src.Secret.DefaultMode, src.Secret.Optional)
 	case src.HostPath != nil:
-		path, err = r.hostPath(src.HostPath)
+		path, err = r.hostPath(src.HostPath, at)
 		return path, sandbox.Host, 0, err
 	case src.PersistentVolumeClaim != nil:
 		path = filepath.Join(at.Claims, r.Pod.Namespace, src.PersistentVolumeClaim.ClaimName)
@@ -124,7 +133,7 @@ func (r *Record) volume(v *corev1.Volume, dir string, at Places, look Lookup) (p
 }
 
 // project writes the keys of a ConfigMap or Secret as files.
-func (r *Record) project(path string, data map[string]string, items []corev1.KeyToPath, mode *int32) error {
+func (r *Record) project(path string, data map[string]string, items []corev1.KeyToPath, mode *int32, optional *bool) error {
 	if err := os.RemoveAll(path); err != nil {
 		return err
 	}
@@ -143,7 +152,10 @@ func (r *Record) project(path string, data map[string]string, items []corev1.Key
 	for _, it := range items {
 		v, ok := data[it.Key]
 		if !ok {
-			return r.missing("key "+it.Key, filepath.Base(path), "", nil)
+			if err := r.missing("volume", filepath.Base(path), it.Key, optional); err != nil {
+				return err
+			}
+			continue
 		}
 		if !filepath.IsLocal(it.Path) {
 			return &errs.Error{Kind: errs.Invalid, Subject: "pod " + r.Name(), Field: "items.path", Expected: "a relative path without ..", Seen: it.Path}
@@ -162,7 +174,7 @@ func (r *Record) project(path string, data map[string]string, items []corev1.Key
 // hostPath checks a path of the machine against its type (Kubernetes'
 // HostPathType) and gives it clean, with links resolved: the engine grants by
 // resolved path.
-func (r *Record) hostPath(h *corev1.HostPathVolumeSource) (string, error) {
+func (r *Record) hostPath(h *corev1.HostPathVolumeSource, at Places) (string, error) {
 	kind := corev1.HostPathUnset
 	if h.Type != nil {
 		kind = *h.Type
@@ -170,7 +182,7 @@ func (r *Record) hostPath(h *corev1.HostPathVolumeSource) (string, error) {
 	bad := func(expected, seen string) (string, error) {
 		return "", &errs.Error{Kind: errs.Invalid, Subject: "pod " + r.Name(), Field: "hostPath.path", Expected: expected, Seen: seen}
 	}
-	if kind == corev1.HostPathDirectoryOrCreate {
+	if kind == corev1.HostPathDirectoryOrCreate && at.writable(filepath.Clean(h.Path)) {
 		if err := os.MkdirAll(h.Path, 0o755); err != nil {
 			return "", err
 		}
@@ -178,6 +190,9 @@ func (r *Record) hostPath(h *corev1.HostPathVolumeSource) (string, error) {
 	path, err := filepath.EvalSymlinks(h.Path)
 	if err != nil {
 		return bad("a path that exists on this machine", h.Path)
+	}
+	if at.closed(path) {
+		return "", &errs.Error{Kind: errs.Denied, Subject: "pod " + r.Name(), Field: "hostPath.path", Expected: "a path apart from the node's own directories, which hold its keys", Seen: h.Path}
 	}
 	st, err := os.Stat(path)
 	if err != nil {
@@ -200,21 +215,26 @@ func (r *Record) claim(path string) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return err
 	}
-	err := os.Mkdir(path, 0o777)
-	if errors.Is(err, fs.ErrExist) {
-		return nil
+	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+		return err
 	}
-	if err != nil {
+	// Made beside, under a name that no claim has, and renamed when all is
+	// right: after a kill in between it would stay root's alone.
+	fresh := filepath.Join(filepath.Dir(path), "."+filepath.Base(path))
+	if err := os.Mkdir(fresh, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
 	mode := fs.FileMode(0o777)
 	if sc := r.Pod.Spec.SecurityContext; sc != nil && sc.FSGroup != nil {
 		mode = fs.ModeSetgid | 0o770
-		if err := os.Chown(path, 0, int(*sc.FSGroup)); err != nil {
+		if err := os.Chown(fresh, 0, int(*sc.FSGroup)); err != nil {
 			return err
 		}
 	}
-	return os.Chmod(path, mode) // Mkdir was subject to the umask
+	if err := os.Chmod(fresh, mode); err != nil { // Mkdir was subject to the umask
+		return err
+	}
+	return os.Rename(fresh, path)
 }
 
 // mounts gives the CRI mounts of a container.

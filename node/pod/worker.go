@@ -324,10 +324,7 @@ func (w *Worker) start(ctx context.Context, s Start) error {
 	if err != nil {
 		return err
 	}
-	cfg, err := w.rec.containerConfig(s.Container, w.images[s.Container.Name], s.Attempt, env, w.files.mounts(s.Container, w.deps.Places))
-	if err != nil {
-		return err
-	}
+	cfg := w.rec.containerConfig(s.Container, w.images[s.Container.Name], s.Attempt, env, w.files.mounts(s.Container, w.deps.Places))
 	made, err := w.deps.Runtime.CreateContainer(ctx, &cri.CreateContainerRequest{PodSandboxId: w.sandbox, Config: cfg, SandboxConfig: w.rec.sandboxConfig(w.deps.Places, w.attempts-1)})
 	if err != nil {
 		return fmt.Errorf("make container %s: %w", s.Container.Name, err)
@@ -370,6 +367,12 @@ func (w *Worker) probe(ctx context.Context, obs Observed) {
 	for i := range w.rec.Pod.Spec.Containers {
 		w.probeOne(ctx, &w.rec.Pod.Spec.Containers[i], obs, running)
 	}
+	w.unprobe(running)
+}
+
+// unprobe stops the probers of all containers that do not run, and forgets
+// what they said.
+func (w *Worker) unprobe(running map[string]bool) {
 	for id, stop := range w.probes {
 		if !running[id] {
 			stop()
@@ -395,8 +398,11 @@ func (w *Worker) probeOne(ctx context.Context, c *corev1.Container, obs Observed
 	e := edge.At(w.deps.Places.Edges, w.rec.UID, w.rec.Addr)
 	p := &prober{c: c, id: st.ID, edge: e, exec: w.deps.Exec, changed: func(v Verdict) {
 		w.mu.Lock()
+		defer w.mu.Unlock()
+		if pctx.Err() != nil {
+			return // the attempt is over and its verdict forgotten
+		}
 		w.verdicts[st.ID] = v
-		w.mu.Unlock()
 		w.Kick()
 	}}
 	w.group.Go("probe "+c.Name, func(context.Context) error { return p.run(pctx) })
@@ -467,6 +473,7 @@ func (w *Worker) stop(ctx context.Context, id string) error {
 // finish frees what a pod holds that has ended by itself; its records and
 // logs stay until the pod is removed.
 func (w *Worker) finish(ctx context.Context, boxes []*cri.PodSandbox) error {
+	w.unprobe(nil)
 	for _, b := range boxes {
 		if b.State == cri.PodSandboxState_SANDBOX_READY {
 			if _, err := w.deps.Runtime.StopPodSandbox(ctx, &cri.StopPodSandboxRequest{PodSandboxId: b.Id}); err != nil {
@@ -483,10 +490,7 @@ func (w *Worker) finish(ctx context.Context, boxes []*cri.PodSandbox) error {
 // that there is of the pod.
 func (w *Worker) end(ctx context.Context, boxes []*cri.PodSandbox) error {
 	w.report(func(s *Status) { s.Ready = false; s.Reason = "ending" })
-	for _, stop := range w.probes {
-		stop()
-	}
-	clear(w.probes)
+	w.unprobe(nil)
 	list, err := w.deps.Runtime.ListContainers(ctx, &cri.ListContainersRequest{Filter: &cri.ContainerFilter{State: &cri.ContainerStateValue{State: cri.ContainerState_CONTAINER_RUNNING}, LabelSelector: map[string]string{labelUID: w.rec.UID}}})
 	if err != nil {
 		return fmt.Errorf("list containers: %w", err)

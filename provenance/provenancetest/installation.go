@@ -62,7 +62,7 @@ func NewAt(t testing.TB, domain, host string, clock func() time.Time) *Installat
 }
 
 func (in *Installation) gate(s *registry.Store) registry.Gate {
-	return &provenance.Gate{Reader: s, Policies: func() []policy.TrustPolicy { return in.Policies }, Root: in.Root, Now: in.Clock}
+	return &provenance.Gate{Reader: s, Policies: func(artifact.Ref) []policy.TrustPolicy { return in.Policies }, Root: in.Root, Now: in.Clock}
 }
 
 // Ref names an image of the installation's registry.
