@@ -301,6 +301,27 @@ func TestClientLeaves(t *testing.T) {
 	}
 }
 
+// TestClientResetsWhileItWaits: the server is told, though it has said
+// nothing yet.
+func TestClientResetsWhileItWaits(t *testing.T) {
+	started, gone := make(chan struct{}), make(chan struct{})
+	w := newWorld(t, app(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		close(started)
+		<-r.Context().Done()
+		close(gone)
+	})))
+	c := dial(t, w.vip)
+	io.WriteString(c, "GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+	<-started
+	c.SetLinger(0)
+	c.Close()
+	select {
+	case <-gone:
+	case <-time.After(10 * time.Second):
+		t.Fatal("the server still works for nobody")
+	}
+}
+
 // TestSlowReaderIsBounded: a client that does not read stops its server, and
 // gets all once it does.
 func TestSlowReaderIsBounded(t *testing.T) {

@@ -143,6 +143,16 @@ func TestPermissive(t *testing.T) {
 			t.Errorf("an unnamed peer met a rule on names: %q", b)
 		}
 	})
+	t.Run("hello in pieces", func(t *testing.T) {
+		w := newWorld(t, app(t, http.HandlerFunc(hello)), permissive)
+		s := w.ca.Issue(t, w.ca.ID("shop", "a"), time.Hour)
+		key, _ := x509.ParsePKCS8PrivateKey(s.Key)
+		c := tls.Client(pieces{dial(t, w.direct)}, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"redoubt/1"}, Certificates: []tls.Certificate{{Certificate: s.Chain, PrivateKey: key}}})
+		io.WriteString(c, "GET /x HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
+		if b, err := io.ReadAll(c); err != nil || !strings.Contains(string(b), "hello GET /x h") {
+			t.Errorf("%q %v", b, err)
+		}
+	})
 	t.Run("the application's own TLS", func(t *testing.T) {
 		var srv http.Server
 		ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -167,6 +177,37 @@ func TestPermissive(t *testing.T) {
 			t.Errorf("got %q", b)
 		}
 	})
+}
+
+// pieces writes a few bytes at a time.
+type pieces struct{ net.Conn }
+
+func (p pieces) Write(b []byte) (n int, err error) {
+	for len(b) > 0 {
+		k, err := p.Conn.Write(b[:min(len(b), 100)])
+		if n += k; err != nil {
+			return n, err
+		}
+		b = b[k:]
+	}
+	return n, nil
+}
+
+// TestPromisedRequestMayBeLate: a mesh peer that said it carries requests is
+// not taken for a stream because its first one is slow to come.
+func TestPromisedRequestMayBeLate(t *testing.T) {
+	w := newWorld(t, app(t, http.HandlerFunc(hello)), allow(wire.Rule{Policy: "bank/get", To: []wire.Operation{{Methods: []string{"GET"}}}}))
+	s := w.ca.Issue(t, w.ca.ID("shop", "a"), time.Hour)
+	key, _ := x509.ParsePKCS8PrivateKey(s.Key)
+	c := tls.Client(dial(t, w.direct), &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"redoubt/1"}, Certificates: []tls.Certificate{{Certificate: s.Chain, PrivateKey: key}}})
+	if err := c.Handshake(); err != nil {
+		t.Fatal(err)
+	}
+	<-time.After(300 * time.Millisecond) // three times what a silent stream is given
+	io.WriteString(c, "GET /x HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
+	if b, err := io.ReadAll(c); err != nil || !strings.HasPrefix(string(b), "HTTP/1.1 200") {
+		t.Errorf("%q %v", b, err)
+	}
 }
 
 // TestBackendMustProveItsName: the service says one identity, the pod has
@@ -240,6 +281,38 @@ func TestIngressNetworkPolicy(t *testing.T) {
 	w.apply()
 	if code, _ := get(t, "http://"+w.vip.String()+"/"); code != 200 {
 		t.Errorf("allowed: %d", code)
+	}
+}
+
+// TestEndpointsComeAndGo under a connection that the client keeps.
+func TestEndpointsComeAndGo(t *testing.T) {
+	var at netip.AddrPort
+	w := newWorld(t, app(t, http.HandlerFunc(hello)), func(w *world) {
+		at = netip.AddrPortFrom(w.at(50), freePort(w.t, w.at(50)))
+		w.gateways = []wire.Gateway{{Listen: at, Namespace: "bank", Service: "s", Port: w.vip.Port(), SVID: w.ca.Issue(w.t, w.ca.ID("shop", "gw"), time.Hour)}}
+	})
+	full := w.svc.Ports
+	h := client(t)
+	for i, want := range []int{200, 503, 200, 503, 200} {
+		w.svc.Ports = full
+		if want == 503 {
+			w.svc.Ports = []wire.ServicePort{{Port: w.vip.Port(), Protocol: wire.ProtoAuto}}
+		}
+		w.apply()
+		for _, to := range []netip.AddrPort{w.vip, at} {
+			res, err := h.Get("http://" + to.String() + "/")
+			if err != nil {
+				t.Fatal(err)
+			}
+			io.Copy(io.Discard, res.Body)
+			res.Body.Close()
+			if res.StatusCode != want {
+				t.Errorf("step %d: %d, want %d", i, res.StatusCode, want)
+			}
+		}
+	}
+	if err := w.a.p.CheckForTest(); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -188,11 +188,11 @@ func (p *Proxy) drain() {
 	look := time.NewTicker(20 * time.Millisecond)
 	defer look.Stop()
 	for {
-		open := make([]int, len(p.sh.Workers))
-		p.each(func(w *flow.Worker) { open[w.Index()] = w.Open() })
-		left := 0
-		for _, n := range open {
-			left += n
+		// Connections, not sessions: a finished one still has its last bytes
+		// to bring to its peer.
+		left := int64(0)
+		for _, l := range p.loops {
+			left += l.Load()
 		}
 		if left == 0 {
 			return

@@ -87,6 +87,7 @@ type Conn struct {
 	writable   bool
 	peerShut   bool // end of stream or error was signalled: short reads prove nothing
 	eof        bool
+	reset      bool // the peer gave up both directions; bytes that came before may be unread
 	fin        bool // the peer's kernel said that its side is closed
 	shut       bool // no more Send; the end follows the last byte
 	shutDone   bool
@@ -120,6 +121,9 @@ func (c *Conn) Ready(ev uint32) {
 	}
 	if ev&(unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0 {
 		c.peerShut = true
+	}
+	if ev&(unix.EPOLLHUP|unix.EPOLLERR) != 0 && !c.connecting && !c.shut {
+		c.reset = true // both directions ended, and not by this side
 	}
 	if c.connecting {
 		if ev&(unix.EPOLLOUT|unix.EPOLLERR|unix.EPOLLHUP) == 0 {
@@ -163,6 +167,10 @@ func (c *Conn) Dead() bool { return c.eof || c.err != nil }
 
 // Broken tells that nothing can be sent any more.
 func (c *Conn) Broken() bool { return c.err != nil || c.werr != nil }
+
+// Reset tells that the peer has given up the whole connection, also while
+// nothing is read from it.
+func (c *Conn) Reset() bool { return c.reset || c.err != nil && !c.eof }
 
 // Alive tells that c is open.
 func (c *Conn) Alive() bool { return c.fd >= 0 }

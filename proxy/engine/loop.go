@@ -344,7 +344,12 @@ func (l *Loop) flushDirty() {
 func (l *Loop) end() {
 	l.mu.Lock()
 	l.over = true
+	left := l.posted
+	l.posted = nil
 	l.mu.Unlock()
+	for _, f := range left { // who posted it may be waiting for it
+		f()
+	}
 	for c := range l.conns {
 		c.Abort()
 	}

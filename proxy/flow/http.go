@@ -78,6 +78,11 @@ func (e *session) startHTTP() {
 
 // pumpHTTP runs as far as it can.
 func (e *session) pumpHTTP() {
+	if e.x.active && e.down.Reset() {
+		e.logEnd("client has gone")
+		e.abort() // and with it the upstream: nobody waits for the answer
+		return
+	}
 	for spent := 0; spent < turnBytes; {
 		if !e.x.active {
 			ok := e.nextRequest()

@@ -35,16 +35,16 @@ func (e *session) startInbound() {
 const typeHandshake = 22 // the first byte of every TLS connection (RFC 8446, 5.1)
 
 func (e *session) pumpFirst() {
-	for len(e.down.Bytes()) == 0 {
-		if !e.down.Fill(4 << 10) {
-			return
-		}
-		if e.down.Dead() && len(e.down.Bytes()) == 0 {
+	pod := e.site.pod.Load()
+	for b := e.down.Bytes(); len(b) == 0 || pod.Permissive(e.dst.Port()) && b[0] == typeHandshake && !mtls.HelloWhole(b); b = e.down.Bytes() {
+		if e.down.Dead() {
 			e.close() // a probe of the port; nothing was asked
 			return
 		}
+		if !e.down.Fill(engine.HeaderLen + engine.MaxCipher) {
+			return
+		}
 	}
-	pod := e.site.pod.Load()
 	if e.down.Bytes()[0] != typeHandshake || passThrough(pod, e.dst.Port(), e.down.Bytes()) {
 		e.clear(pod)
 		return
@@ -114,8 +114,14 @@ func (e *session) named(p mtls.Peer, err error) {
 		return
 	}
 	proto := pod.Proto(e.dst.Port())
-	if p.Proto == mtls.ProtoOpaque && proto != route.HTTP {
+	switch {
+	case p.Proto == mtls.ProtoOpaque && proto != route.HTTP:
 		proto = route.TCP
+	case p.Proto == mtls.ProtoStream:
+		// The other proxy has seen a request. It may be late on a loaded
+		// machine, which must not turn it into a stream that no rule on
+		// requests can allow.
+		e.promised = true
 	}
 	e.startProto(proto)
 }

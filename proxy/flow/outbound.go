@@ -96,7 +96,11 @@ func (e *session) startProto(p route.Proto) {
 		e.startStream()
 	default:
 		e.phase = sniffing
-		e.w.l.SetTimer(&e.timer, sniffTime, e)
+		d := sniffTime
+		if e.promised {
+			d = firstTime
+		}
+		e.w.l.SetTimer(&e.timer, d, e)
 		e.pumpSniff()
 	}
 }

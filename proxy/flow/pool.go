@@ -122,6 +122,9 @@ func (l *load) fail(now int64) {
 // random. ok is false when none is left.
 func (e *session) pick() (b route.Backend, ok bool) {
 	w, bs := e.w, e.target.Backends
+	if len(bs) == 0 { // a service may lose its last endpoint under a connection that is kept
+		return b, false
+	}
 	one, other := -1, -1
 	start := w.random(len(bs))
 	step := 1

@@ -44,9 +44,12 @@ func (e *session) review() string {
 	if u := e.up; u != nil && u.self != nil && (t.Revoked(u.peer.Serial) || t.Revoked(u.self.Serial)) {
 		return "certificate revoked"
 	}
-	pod := e.site.pod.Load()
-	if pod == nil || e.no != nil {
+	if e.no != nil {
 		return ""
+	}
+	pod := e.site.pod.Load()
+	if pod == nil {
+		return e.reviewGateway()
 	}
 	if e.kind == Inbound {
 		return e.reviewInbound(pod)
@@ -92,6 +95,18 @@ func (e *session) reviewRequest(pod *route.Pod, in authz.Input) string {
 	if _, d := pod.Policy.Decide(&in); d != nil {
 		return d.Reason
 	}
+	return ""
+}
+
+func (e *session) reviewGateway() string {
+	if e.phase != exchanges {
+		return ""
+	}
+	target := e.site.gateway.Load().Target
+	if target == nil {
+		return deniedGateway.Reason
+	}
+	e.target = target
 	return ""
 }
 

@@ -47,8 +47,9 @@ type session struct {
 	last   bool           // end after the response under way
 	spoke  bool           // sniffing: the client has sent something
 
-	silent  bool // in clear, and its client waits for the server to speak
-	shaking bool // counted in site.shakes
+	promised bool // sniffing: the client has said that a request comes
+	silent   bool // in clear, and its client waits for the server to speak
+	shaking  bool // counted in site.shakes
 
 	timer  engine.Timer // of the phase
 	expiry expiry       // of the certificates that name the two sides
@@ -92,6 +93,10 @@ func (e *session) pump() {
 func (e *session) Expire(*engine.Timer) {
 	switch e.phase {
 	case sniffing:
+		if e.promised && !e.spoke {
+			e.close()
+			return
+		}
 		e.sniffed(http1.No)
 	case exchanges:
 		e.expireHTTP()

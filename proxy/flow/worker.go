@@ -236,15 +236,6 @@ func (w *Worker) Drain() {
 	w.log.flush()
 }
 
-// Open is the number of sessions.
-func (w *Worker) Open() int {
-	n := 0
-	for e := w.sessions.next; e != &w.sessions; e = e.next {
-		n++
-	}
-	return n
-}
-
 // random is xorshift64*: the choice between two backends needs no secrecy.
 func (w *Worker) random(n int) int {
 	w.rng ^= w.rng >> 12

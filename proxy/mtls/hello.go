@@ -4,7 +4,20 @@ package mtls
 
 import (
 	"golang.org/x/crypto/cryptobyte"
+
+	"redoubt.dev/proxy/engine"
 )
+
+// HelloWhole tells that b holds the whole first record of a TLS connection, or
+// that what it holds is none: with a post-quantum key share a ClientHello
+// takes more than one packet.
+func HelloWhole(b []byte) bool {
+	if len(b) < engine.HeaderLen {
+		return false
+	}
+	n := int(b[3])<<8 | int(b[4])
+	return n > engine.MaxCipher || len(b) >= engine.HeaderLen+n
+}
 
 // OffersMesh tells whether the TLS ClientHello at the start of b names one of
 // the proxies' application protocols. What is not whole, or not understood,
