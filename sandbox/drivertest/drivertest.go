@@ -83,6 +83,7 @@ func Run(t *testing.T, f Fixture) {
 		{"Memory", testMemory}, {"Usage", testUsage}, {"CPU", testCPU}, {"Pids", testPids},
 		{"DestroyTwice", testDestroyTwice}, {"DestroyRunning", testDestroyRunning}, {"SandboxWait", testSandboxWait},
 		{"Adopt", testAdopt}, {"AdoptNothing", testAdoptNothing}, {"AdoptDead", testAdoptDead}, {"DieWhileCreating", testDieWhileCreating},
+		{"Concurrent", testConcurrent}, {"Kernel", testKernel}, {"Seccomp", testSeccomp}, {"NoNewPrivileges", testNoNewPrivileges},
 		{"Refusals", testRefusals}, {"Network", testNetwork}, {"Probes", testProbes},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -148,7 +149,7 @@ func layer(t testing.TB, more map[string][]byte) []byte {
 		add(tar.Header{Name: d, Typeflag: tar.TypeDir, Mode: 0o755}, nil)
 	}
 	add(tar.Header{Name: "bin/busybox", Typeflag: tar.TypeReg, Mode: 0o755}, bb)
-	for _, n := range strings.Fields("sh echo cat sleep ls id env test stty mkdir touch rm dd kill ps wc readlink stat head mount wget nc ping ip hostname seq true false tail md5sum mv sync du") {
+	for _, n := range strings.Fields("sh echo cat sleep ls id env test stty mkdir touch rm dd kill ps wc readlink stat head mount wget nc ping ip hostname seq true false tail md5sum mv sync du uname chmod") {
 		add(tar.Header{Name: "bin/" + n, Typeflag: tar.TypeSymlink, Linkname: "busybox"}, nil)
 	}
 	add(tar.Header{Name: "etc/passwd", Typeflag: tar.TypeReg, Mode: 0o644}, []byte("root:x:0:0::/root:/bin/sh\n"))

@@ -48,24 +48,35 @@ func edge(t *testing.T) (podNS string, outside func(f func())) {
 		args = strings.ReplaceAll(strings.ReplaceAll(args, "POD", pod), "OUT", out)
 		run(t, ip, strings.Fields(args)...)
 	}
-	return "/run/netns/" + pod, func(f func()) {
-		done := make(chan struct{})
-		go func() {
-			defer close(done)
-			runtime.LockOSThread() // never unlocked: the thread ends
-			ns, err := os.Open("/run/netns/" + out)
-			if err == nil {
-				err = unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET)
-				ns.Close()
-			}
-			if err != nil {
-				t.Error(err)
-				return
-			}
-			f()
-		}()
-		<-done
-	}
+	return "/run/netns/" + pod, func(f func()) { enter(t, out, f) }
+}
+
+// enter runs f on a thread in a named namespace.
+func enter(t *testing.T, name string, f func()) {
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread()
+		if unix.Gettid() == unix.Getpid() {
+			// Not the first one: it cannot end, and stands for the whole
+			// process. Hold it while another does it.
+			defer runtime.UnlockOSThread()
+			enter(t, name, f)
+			return
+		}
+		// Never unlocked: the thread ends.
+		ns, err := os.Open("/run/netns/" + name)
+		if err == nil {
+			err = unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET)
+			ns.Close()
+		}
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		f()
+	}()
+	<-done
 }
 
 // nsFile makes a named namespace that goes with the test.

@@ -268,7 +268,7 @@ func testExecTerminal(t *testing.T, s *suite) {
 	r.line()
 	host, replica := terminal(t)
 	x, err := r.Exec(p.ctx, sandbox.ProcessSpec{
-		OCI:   &specs.Process{Args: []string{"/bin/sh", "-c", "test -t 0 && stty size"}, Env: []string{"PATH=/bin"}, Cwd: "/", Terminal: true},
+		OCI:   &specs.Process{Args: []string{"/bin/sh", "-c", "sleep 0.2; test -t 0 && stty size"}, Env: []string{"PATH=/bin"}, Cwd: "/", Terminal: true},
 		Stdio: [3]*os.File{replica, replica, replica},
 	})
 	if err != nil {

@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -44,7 +45,7 @@ type container struct {
 	containerRecord
 	pod  *pod
 	spec sandbox.ContainerSpec // of this process's making; empty after adoption but for OCI.Process
-	done chan struct{}         // closed when Exit is set
+	done chan struct{}         // closed after Exit was set, by whoever settled it
 	io   *ioSet
 
 	mu    sync.Mutex
@@ -84,6 +85,9 @@ func (ps *pods) add(ctx context.Context, id, bundle, rootfs string, io stdio) (*
 	if sb == nil || !p.running() {
 		return nil, errs.New(errs.Conflict, "container "+name, "its sandbox does not run")
 	}
+	if _, err := ps.container(id); err == nil {
+		return nil, errs.New(errs.Exists, "container "+id, "it exists already")
+	}
 	spec, err := translate(&oci, rootfs, p.Volumes)
 	if err != nil {
 		return nil, err
@@ -120,18 +124,33 @@ func (c *container) path() string { return filepath.Join(c.pod.dir, c.ID+".json"
 func (c *container) save() error { return writeRecord(c.path(), c.containerRecord) }
 
 func (ps *pods) startContainer(ctx context.Context, c *container) error {
-	c.mu.Lock()
-	c.Started = true
-	err := c.save()
-	c.mu.Unlock()
-	if err != nil {
+	if err := c.starting(); err != nil {
 		return err
 	}
 	if err := c.c.Start(ctx); err != nil {
-		return err
+		// It has run nothing. As long as it stood as started, nobody could
+		// delete it.
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.Started = false
+		return errors.Join(err, c.save())
 	}
 	ps.await(c)
 	return nil
+}
+
+// starting journals that the container is about to run: after a kill between
+// here and Start it is taken for one that ran, never made to run twice.
+func (c *container) starting() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.Started || c.Exit != nil || c.c == nil {
+		return errs.New(errs.Conflict, "container "+c.ID, "it has started before, or its sandbox is gone")
+	}
+	c.Started = true
+	err := c.save()
+	c.Started = err == nil
+	return err
 }
 
 // await waits for the end of a container, journals it and tells containerd.
@@ -150,13 +169,24 @@ func (ps *pods) await(c *container) {
 	})
 }
 
-func (c *container) ended(exit sandbox.Exit, ps *pods) {
+// settle notes how the container ended; false when that is known already.
+func (c *container) settle(exit sandbox.Exit, ps *pods) bool {
 	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.Exit != nil {
+		return false
+	}
 	c.Exit = &exit
 	if err := c.save(); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		ps.log.Error("journal exit", "container", c.ID, "error", err)
 	}
-	c.mu.Unlock()
+	return true
+}
+
+func (c *container) ended(exit sandbox.Exit, ps *pods) {
+	if !c.settle(exit, ps) {
+		return
+	}
 	c.io.drained()
 	close(c.done)
 	ps.publish(runtime.TaskExitEventTopic, &eventsapi.TaskExit{ContainerID: c.ID, ID: c.ID, Pid: uint32(c.pod.info().PID), ExitStatus: uint32(exit.Code), ExitedAt: timestamppb.New(exit.At)})
@@ -188,7 +218,8 @@ func (ps *pods) adoptContainers(ctx context.Context, p *pod, sb sandbox.Sandbox)
 		case c.Exit != nil:
 			close(c.done)
 		case c.c == nil:
-			c.Exit = &sandbox.Exit{Code: exitLost, At: time.Now()}
+			// On record too: its time must not change with the next node.
+			c.settle(sandbox.Exit{Code: exitLost, At: time.Now()}, ps)
 			close(c.done)
 		case c.Started:
 			ps.await(c)
@@ -203,7 +234,6 @@ func (ps *pods) adoptContainers(ctx context.Context, p *pod, sb sandbox.Sandbox)
 func (ps *pods) remove(ctx context.Context, c *container) (sandbox.Exit, error) {
 	c.mu.Lock()
 	running := c.Started && c.Exit == nil
-	exit := c.Exit
 	c.mu.Unlock()
 	if running {
 		return sandbox.Exit{}, errs.New(errs.Conflict, "container "+c.ID, "it still runs")
@@ -214,16 +244,24 @@ func (ps *pods) remove(ctx context.Context, c *container) (sandbox.Exit, error) 
 		}
 	}
 	c.io.close()
+	c.never(ps)
 	if err := os.Remove(c.path()); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return sandbox.Exit{}, err
 	}
 	ps.mu.Lock()
 	delete(ps.containers, c.ID)
 	ps.mu.Unlock()
-	if exit == nil {
-		exit = &sandbox.Exit{Code: 0, At: time.Now()}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return *c.Exit, nil
+}
+
+// never ends a container that was not started: containerd waits for it from
+// the moment that it was made.
+func (c *container) never(ps *pods) {
+	if c.settle(sandbox.Exit{Code: 0, At: time.Now()}, ps) {
+		close(c.done)
 	}
-	return *exit, nil
 }
 
 func (c *container) exec(ctx context.Context, spec sandbox.ProcessSpec) (sandbox.Process, error) {
@@ -243,17 +281,20 @@ func translate(oci *specs.Spec, rootfs string, volumes map[string]Volume) (sandb
 	out := sandbox.ContainerSpec{OCI: oci, Rootfs: rootfs}
 	var keep []specs.Mount
 	for _, m := range oci.Mounts {
+		// By its type, or by an option alone (runtime-spec, config-linux).
+		bind := m.Type == "bind" || slices.Contains(m.Options, "bind") || slices.Contains(m.Options, "rbind")
 		switch {
 		case m.Destination == "/dev/shm" || m.Type == "cgroup" || m.Type == "cgroup2" || m.Type == "mqueue":
 			// The guest's kernel has its own.
-		case m.Type == "bind":
-			v, ok := volumes[filepath.Clean(m.Source)]
+		case bind:
+			source := filepath.Clean(m.Source)
+			v, ok := volumes[source]
 			if !ok {
 				return out, &errs.Error{Kind: errs.Denied, Subject: "container mount " + m.Destination, Field: "source", Expected: "a volume of the admitted manifest", Seen: m.Source}
 			}
-			mt := sandbox.Mount{Kind: v.Kind, Target: m.Destination, Source: m.Source, SizeBytes: v.SizeBytes, ReadOnly: v.Kind == sandbox.Fixed}
+			mt := sandbox.Mount{Kind: v.Kind, Target: m.Destination, Source: source, SizeBytes: v.SizeBytes, ReadOnly: v.Kind == sandbox.Fixed}
 			if v.Kind == sandbox.Shared {
-				mt.Source = filepath.Base(m.Source)
+				mt.Source = filepath.Base(source)
 			}
 			for _, o := range m.Options {
 				mt.ReadOnly = mt.ReadOnly || o == "ro" || strings.HasPrefix(o, "rro")

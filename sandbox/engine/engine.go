@@ -75,7 +75,8 @@ func (e *Engine) Run(ctx context.Context) error {
 	// Before containerd loads: it asks the task service for the tasks it had.
 	e.pods.start(g)
 	if err := e.pods.adopt(ctx); err != nil {
-		return err
+		g.Stop()
+		return errors.Join(err, g.Wait(), l.Close())
 	}
 	g.Go("task service", func(ctx context.Context) error {
 		if err := srv.Serve(context.WithoutCancel(ctx), l); err != nil && !errors.Is(err, ttrpc.ErrServerClosed) {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -31,7 +32,7 @@ type ioSet struct {
 	mu     sync.Mutex
 	keeper *os.File // write end of stdin, held until CloseIO so that EOF is the client's word
 	master *os.File // pty, when there is one
-	copies sync.WaitGroup
+	copied chan struct{} // closed when the pty has said all; nil without one
 }
 
 func openIO(s stdio) (_ *ioSet, err error) {
@@ -73,22 +74,24 @@ func (s *ioSet) openTerminal(names stdio) error {
 	}
 	s.master = master
 	s.guest = [3]*os.File{replica, replica, replica}
-	in, err := os.OpenFile(names.Stdin, os.O_RDWR, 0)
-	if names.Stdin != "" && err != nil {
-		return fmt.Errorf("open stdin: %w", err)
+	if names.Stdin != "" {
+		if s.keeper, err = os.OpenFile(names.Stdin, os.O_RDWR, 0); err != nil {
+			return fmt.Errorf("open stdin: %w", err)
+		}
 	}
 	out, err := os.OpenFile(names.Stdout, os.O_RDWR, 0)
 	if err != nil {
 		return fmt.Errorf("open output: %w", err)
 	}
-	if names.Stdin != "" {
-		s.keeper = in
+	if in := s.keeper; in != nil {
 		go func() { _, _ = io.Copy(master, in) }() // ends when close closes in
 	}
-	s.copies.Go(func() {
-		_, _ = io.Copy(out, master) // ends with EIO when the last replica is closed
+	s.copied = make(chan struct{})
+	go func() { // ends with EIO when the last replica is closed, or with close
+		defer close(s.copied)
+		_, _ = io.Copy(out, master)
 		out.Close()
-	})
+	}()
 	return nil
 }
 
@@ -112,8 +115,22 @@ func (s *ioSet) closeStdin() {
 	}
 }
 
+// drainTime bounds drained: a process that an ended one left behind may hold
+// its terminal for good.
+const drainTime = 2 * time.Second
+
 // drained returns when all output of an ended process is in the FIFOs.
-func (s *ioSet) drained() { s.copies.Wait() }
+func (s *ioSet) drained() {
+	if s.copied == nil {
+		return
+	}
+	t := time.NewTimer(drainTime)
+	defer t.Stop()
+	select {
+	case <-s.copied:
+	case <-t.C:
+	}
+}
 
 func (s *ioSet) close() {
 	s.closeStdin()

@@ -147,7 +147,7 @@ func (ps *pods) boot(ctx context.Context, p *pod) error {
 	p.Volumes = grant.Volumes
 	p.Spec = sandbox.Spec{ID: p.ID, Dir: driverDir, NetNS: grant.NetNS, Hostname: grant.Hostname, Cgroup: "/redoubt/pod-" + p.ID[:min(len(p.ID), 32)], Limits: grant.Limits}
 	if err := writeRecord(filepath.Join(p.dir, "pod.json"), p.podRecord); err != nil {
-		return err
+		return errors.Join(err, os.RemoveAll(p.dir))
 	}
 	sb, err := ps.driver.Create(ctx, p.Spec)
 	if err != nil {
@@ -191,15 +191,30 @@ func (ps *pods) destroy(ctx context.Context, id string) error {
 	if err := os.RemoveAll(p.dir); err != nil {
 		return fmt.Errorf("remove sandbox directory: %w", err)
 	}
-	ps.mu.Lock()
-	defer ps.mu.Unlock()
-	delete(ps.byID, id)
-	for cid, c := range ps.containers {
-		if c.pod == p {
-			delete(ps.containers, cid)
+	for _, c := range ps.forget(p) {
+		c.io.close()
+		c.mu.Lock()
+		started := c.Started
+		c.mu.Unlock()
+		if !started { // one that runs is settled by await
+			c.never(ps)
 		}
 	}
 	return nil
+}
+
+// forget drops a pod and gives its containers.
+func (ps *pods) forget(p *pod) (cs []*container) {
+	ps.mu.Lock()
+	defer ps.mu.Unlock()
+	delete(ps.byID, p.ID)
+	for id, c := range ps.containers {
+		if c.pod == p {
+			delete(ps.containers, id)
+			cs = append(cs, c)
+		}
+	}
+	return cs
 }
 
 // adopt reads the journal and takes over what still runs. What does not is

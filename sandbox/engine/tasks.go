@@ -34,10 +34,13 @@ type process struct {
 	id   string
 	spec sandbox.ProcessSpec
 	std  stdio
-	io   *ioSet
 	done chan struct{}
-	p    sandbox.Process // nil before start
-	exit sandbox.Exit    // valid after done
+	exit sandbox.Exit // valid after done
+
+	// Guarded by the container's mu.
+	starting bool
+	io       *ioSet          // nil before start
+	p        sandbox.Process // nil before start
 }
 
 func (t *tasks) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (*taskapi.CreateTaskResponse, error) {
@@ -78,18 +81,30 @@ func (t *tasks) Start(ctx context.Context, r *taskapi.StartRequest) (*taskapi.St
 }
 
 func (t *tasks) startExec(ctx context.Context, c *container, p *process) error {
+	c.mu.Lock()
+	again := p.starting
+	p.starting = true
+	c.mu.Unlock()
+	if again {
+		return errs.New(errs.Conflict, "exec "+p.id, "it has started before")
+	}
 	set, err := openIO(p.std)
 	if err != nil {
 		return err
 	}
 	defer set.donated()
-	p.io, p.spec.Stdio = set, set.guest
-	if p.p, err = c.exec(ctx, p.spec); err != nil {
+	spec := p.spec
+	spec.Stdio = set.guest
+	running, err := c.exec(ctx, spec)
+	if err != nil {
 		set.close()
 		return err
 	}
+	c.mu.Lock()
+	p.p, p.io = running, set
+	c.mu.Unlock()
 	t.pods.group.Go("exec "+p.id, func(ctx context.Context) error {
-		exit, err := p.p.Wait(ctx)
+		exit, err := running.Wait(ctx)
 		if err != nil {
 			if ctx.Err() != nil {
 				return nil
@@ -112,6 +127,13 @@ func (c *container) find(exec string) (*process, error) {
 		return p, nil
 	}
 	return nil, errs.New(errs.NotFound, "exec "+exec, "there is none")
+}
+
+// started gives what there is of an exec once it has started, nil before.
+func (c *container) started(p *process) (sandbox.Process, *ioSet) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return p.p, p.io
 }
 
 func (t *tasks) Exec(_ context.Context, r *taskapi.ExecProcessRequest) (*emptypb.Empty, error) {
@@ -143,8 +165,13 @@ func (t *tasks) Delete(ctx context.Context, r *taskapi.DeleteRequest) (*taskapi.
 		if err != nil {
 			return nil, rpc(err)
 		}
-		if p.io != nil {
-			p.io.close()
+		if running, set := c.started(p); running != nil {
+			select {
+			case <-p.done:
+			default:
+				return nil, rpc(errs.New(errs.Conflict, "exec "+p.id, "it still runs"))
+			}
+			set.close()
 		}
 		c.mu.Lock()
 		delete(c.execs, r.ExecID)
@@ -166,16 +193,22 @@ func (t *tasks) Kill(ctx context.Context, r *taskapi.KillRequest) (*emptypb.Empt
 	}
 	if r.ExecID != "" {
 		p, err := c.find(r.ExecID)
-		if err == nil && p.p != nil {
-			err = p.p.Signal(ctx, syscall.Signal(r.Signal))
+		if err == nil {
+			running, _ := c.started(p)
+			if running == nil {
+				return nil, rpc(errs.New(errs.NotFound, "exec "+r.ExecID, "it does not run"))
+			}
+			err = running.Signal(ctx, syscall.Signal(r.Signal))
 		}
 		return &emptypb.Empty{}, rpc(err)
 	}
+	// One that never started counts as ended: containerd kills it before it
+	// deletes it, and would wait for its end.
 	c.mu.Lock()
-	over := c.Exit != nil || c.c == nil
+	over := c.Exit != nil || c.c == nil || !c.Started
 	c.mu.Unlock()
 	if over {
-		return nil, rpc(errs.New(errs.NotFound, "container "+r.ID, "it has ended"))
+		return nil, rpc(errs.New(errs.NotFound, "container "+r.ID, "it does not run"))
 	}
 	return &emptypb.Empty{}, rpc(c.c.Signal(ctx, syscall.Signal(r.Signal), r.All))
 }
@@ -226,7 +259,7 @@ func (t *tasks) State(_ context.Context, r *taskapi.StateRequest) (*taskapi.Stat
 		case <-p.done:
 			resp.Status, resp.ExitStatus, resp.ExitedAt = task.Status_STOPPED, uint32(p.exit.Code), timestamppb.New(p.exit.At)
 		default:
-			if p.p != nil {
+			if running, _ := c.started(p); running != nil {
 				resp.Status = task.Status_RUNNING
 			}
 		}
@@ -288,10 +321,11 @@ func (t *tasks) ioOf(id, exec string) (*ioSet, error) {
 	if err != nil {
 		return nil, err
 	}
-	if p.io == nil {
+	_, set := c.started(p)
+	if set == nil {
 		return nil, errs.New(errs.Conflict, "exec "+exec, "it has not started")
 	}
-	return p.io, nil
+	return set, nil
 }
 
 // Shutdown is asked when a task has been deleted; the service serves others.
@@ -326,6 +360,7 @@ func native(err error) error {
 		errs.NotFound: errdefs.ErrNotFound, errs.Exists: errdefs.ErrAlreadyExists, errs.Invalid: errdefs.ErrInvalidArgument,
 		errs.Denied: errdefs.ErrPermissionDenied, errs.Unproven: errdefs.ErrPermissionDenied, errs.Unsupported: errdefs.ErrNotImplemented,
 		errs.Unavailable: errdefs.ErrUnavailable, errs.Conflict: errdefs.ErrFailedPrecondition,
+		errs.Stale: errdefs.ErrFailedPrecondition, errs.TooLarge: errdefs.ErrResourceExhausted,
 	}
 	var typed *errs.Error
 	if errors.As(err, &typed) {

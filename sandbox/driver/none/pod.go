@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"sync"
 	"syscall"
 
@@ -20,6 +19,7 @@ import (
 	"redoubt.dev/sandbox"
 	"redoubt.dev/sandbox/driver/internal/cgroup"
 	"redoubt.dev/sandbox/driver/internal/proc"
+	"redoubt.dev/sandbox/driver/internal/thread"
 	"redoubt.dev/sandbox/driver/internal/tinyelf"
 )
 
@@ -129,20 +129,12 @@ func (p *pod) inNetNS(f func() error) error {
 	if p.spec.NetNS == "" {
 		return f()
 	}
-	done := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends
-		ns, err := os.Open(p.spec.NetNS)
-		if err == nil {
-			defer ns.Close()
-			err = unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET)
-		}
-		if err == nil {
-			err = f()
-		}
-		done <- err
-	}()
-	return <-done
+	ns, err := os.Open(p.spec.NetNS)
+	if err != nil {
+		return err
+	}
+	defer ns.Close()
+	return thread.InNetNS(ns, f)
 }
 
 // endTogether ends the containers with the pausing process, as those of a

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"sync"
 	"testing"
+	"time"
 
 	"redoubt.dev/sandbox"
 	"redoubt.dev/sandbox/driver/sentry"
@@ -78,3 +79,6 @@ func rootfs(t testing.TB, dir string, layer io.Reader) string {
 	}
 	return path
 }
+
+// tick is a moment to wait for what nobody tells.
+func tick() <-chan time.Time { return time.After(2 * time.Millisecond) }

@@ -20,6 +20,7 @@ import (
 	"redoubt.dev/api/errs"
 	"redoubt.dev/sandbox"
 	"redoubt.dev/sandbox/driver/internal/proc"
+	"redoubt.dev/sandbox/driver/internal/thread"
 	"redoubt.dev/sandbox/driver/sentry/internal/bootdoc"
 )
 
@@ -154,7 +155,7 @@ func (b *box) startGofer(ctx context.Context) (err error) {
 // inGofer runs f on a thread inside the gofer's mount namespace, where the
 // gofer's root is the root.
 func (b *box) inGofer(f func() error) error {
-	return onThread(func() error {
+	return thread.Run(func() error {
 		// A thread that shares its root and directory with others cannot
 		// enter a mount namespace.
 		if err := unix.Unshare(unix.CLONE_FS); err != nil {

@@ -21,6 +21,7 @@ import (
 	"redoubt.dev/sandbox"
 	"redoubt.dev/sandbox/driver/internal/cgroup"
 	"redoubt.dev/sandbox/driver/internal/proc"
+	"redoubt.dev/sandbox/driver/internal/thread"
 	"redoubt.dev/sandbox/driver/internal/tinyelf"
 	"redoubt.dev/sandbox/driver/sentry/internal/bootdoc"
 	"redoubt.dev/sandbox/driver/sentry/internal/control"
@@ -257,7 +258,7 @@ func (d *Driver) start(role, id string, log *os.File, files []*os.File, attr *sy
 		return nil, fmt.Errorf("close descriptors on exec: %w", err)
 	}
 	// A child inherits the network namespace of the thread that makes it.
-	if err := inNetNS(empty, cmd.Start); err != nil {
+	if err := thread.InNetNS(empty, cmd.Start); err != nil {
 		return nil, &errs.Error{Kind: errs.Unavailable, Subject: "sandbox", Expected: "a started redoubt-sentry", Err: err}
 	}
 	return cmd, nil

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"redoubt.dev/api/errs"
+	"redoubt.dev/sandbox/driver/internal/thread"
 	"redoubt.dev/sandbox/driver/sentry/internal/control"
 	"redoubt.dev/sandbox/driver/sentry/internal/rtnl"
 )
@@ -43,7 +44,7 @@ func (b *box) giveNetwork(ctx context.Context) error {
 		socks []*os.File
 	)
 	defer func() { closeAll(socks) }()
-	err = inNetNS(ns, func() error {
+	err = thread.InNetNS(ns, func() error {
 		links, err := rtnl.Links()
 		if err != nil {
 			return err

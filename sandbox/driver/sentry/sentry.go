@@ -21,6 +21,7 @@ import (
 	"redoubt.dev/sandbox"
 	"redoubt.dev/sandbox/driver/internal/cgroup"
 	"redoubt.dev/sandbox/driver/internal/proc"
+	"redoubt.dev/sandbox/driver/internal/thread"
 	"redoubt.dev/sandbox/driver/sentry/internal/bootdoc"
 )
 
@@ -225,7 +226,7 @@ func (d *Driver) Adopt(ctx context.Context, spec sandbox.Spec) (sandbox.Sandbox,
 // grace period of the kernel.
 func (d *Driver) emptyNetNS() (*os.File, error) {
 	d.netOnce.Do(func() {
-		d.netErr = onThread(func() error {
+		d.netErr = thread.Run(func() error {
 			if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 				return fmt.Errorf("make network namespace: %w", err)
 			}

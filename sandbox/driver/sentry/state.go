@@ -88,5 +88,10 @@ func loadState(dir string) (state, error) {
 	if s.Containers == nil {
 		s.Containers = map[string]*record{}
 	}
+	for id, rec := range s.Containers {
+		if rec == nil {
+			return s, &errs.Error{Kind: errs.Invalid, Subject: f.Name(), Field: "containers", Seen: id + " without a record"}
+		}
+	}
 	return s, nil
 }

@@ -6,12 +6,13 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	"runtime"
 	"strings"
 	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"redoubt.dev/sandbox/driver/internal/thread"
 )
 
 // inNew runs f in a new network namespace on a thread of its own.
@@ -20,16 +21,14 @@ func inNew(t *testing.T, f func()) {
 	if os.Geteuid() != 0 {
 		t.Skip("needs root: a network namespace")
 	}
-	done := make(chan error)
-	go func() {
-		runtime.LockOSThread() // never unlocked: the thread ends
-		err := unix.Unshare(unix.CLONE_NEWNET)
-		if err == nil {
-			f()
+	err := thread.Run(func() error {
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			return err
 		}
-		done <- err
-	}()
-	if err := <-done; err != nil {
+		f()
+		return nil
+	})
+	if err != nil {
 		t.Fatal(err)
 	}
 }
