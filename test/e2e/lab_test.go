@@ -245,19 +245,20 @@ func transfer(id, memo string) error {
 	return nil
 }
 
-// processes gives the PIDs of running programs whose name is one of names.
+// processes gives the PIDs of running programs that were started under one of
+// names. A process's own idea of its name does not count: a sandbox is
+// executed from a descriptor.
 func processes(names ...string) []int {
 	var out []int
-	dirs, _ := filepath.Glob("/proc/[0-9]*/comm")
+	dirs, _ := filepath.Glob("/proc/[0-9]*/cmdline")
 	for _, f := range dirs {
-		b, err := os.ReadFile(f)
-		if err != nil || !slices.Contains(names, strings.TrimSpace(string(b))) {
+		b, err := os.ReadFile(f) // empty for a zombie
+		arg0, _, _ := strings.Cut(string(b), "\x00")
+		if err != nil || !slices.Contains(names, filepath.Base(arg0)) {
 			continue
 		}
 		pid, _ := strconv.Atoi(strings.Split(f, "/")[2])
-		if link, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid)); err == nil && link != "" { // not a zombie
-			out = append(out, pid)
-		}
+		out = append(out, pid)
 	}
 	return out
 }
