@@ -30,8 +30,8 @@ type ioSet struct {
 	guest [3]*os.File // given to the driver, closed here after the call
 
 	mu     sync.Mutex
-	keeper *os.File // write end of stdin, held until CloseIO so that EOF is the client's word
-	master *os.File // pty, when there is one
+	keeper *os.File      // write end of stdin, held until CloseIO so that EOF is the client's word
+	master *os.File      // pty, when there is one
 	copied chan struct{} // closed when the pty has said all; nil without one
 }
 
