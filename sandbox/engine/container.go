@@ -121,7 +121,14 @@ func (ps *pods) add(ctx context.Context, id, bundle, rootfs string, io stdio) (*
 
 func (c *container) path() string { return filepath.Join(c.pod.dir, c.ID+".json") }
 
-func (c *container) save() error { return writeRecord(c.path(), c.containerRecord) }
+func (c *container) save() error {
+	c.pod.journal.Lock()
+	defer c.pod.journal.Unlock()
+	if c.pod.removed {
+		return nil
+	}
+	return writeRecord(c.path(), c.containerRecord)
+}
 
 func (ps *pods) startContainer(ctx context.Context, c *container) error {
 	if err := c.starting(); err != nil {
@@ -177,7 +184,7 @@ func (c *container) settle(exit sandbox.Exit, ps *pods) bool {
 		return false
 	}
 	c.Exit = &exit
-	if err := c.save(); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := c.save(); err != nil {
 		ps.log.Error("journal exit", "container", c.ID, "error", err)
 	}
 	return true

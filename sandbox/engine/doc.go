@@ -16,5 +16,6 @@
 //   - containerd's ttrpc connection to the task service is never closed while
 //     pods run: containerd would take that for their death
 //
-// Begin at Engine.Run. Locks: pods.mu before pod.mu.
+// Begin at Engine.Run. Locks: pods.mu before pod.mu; container.mu
+// before pod.journal.
 package engine

@@ -84,6 +84,9 @@ type pod struct {
 	mu     sync.Mutex
 	sb     sandbox.Sandbox // nil before start and after shutdown
 	exited time.Time
+
+	journal sync.Mutex // held while dir is written or removed; after a container's mu
+	removed bool       // dir is gone: a late exit must not come in its way
 }
 
 func (p *pod) info() sandbox.Info {
@@ -188,7 +191,7 @@ func (ps *pods) destroy(ctx context.Context, id string) error {
 			return err
 		}
 	}
-	if err := os.RemoveAll(p.dir); err != nil {
+	if err := p.remove(); err != nil {
 		return fmt.Errorf("remove sandbox directory: %w", err)
 	}
 	for _, c := range ps.forget(p) {
@@ -201,6 +204,14 @@ func (ps *pods) destroy(ctx context.Context, id string) error {
 		}
 	}
 	return nil
+}
+
+// remove removes the pod's part of the journal, for good.
+func (p *pod) remove() error {
+	p.journal.Lock()
+	defer p.journal.Unlock()
+	p.removed = true
+	return os.RemoveAll(p.dir)
 }
 
 // forget drops a pod and gives its containers.
