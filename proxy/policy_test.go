@@ -210,6 +210,33 @@ func TestPromisedRequestMayBeLate(t *testing.T) {
 	}
 }
 
+// TestLateRequest: a client that connects ahead of its first request is
+// carried as what it turns out to be, also where rules deny streams.
+func TestLateRequest(t *testing.T) {
+	for name, rule := range map[string]wire.Rule{
+		"streams allowed": {Policy: "bank/all"},
+		"streams denied":  {Policy: "bank/get", To: []wire.Operation{{Methods: []string{"GET"}}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, app(t, http.HandlerFunc(hello)), allow(rule))
+			c := dial(t, w.vip)
+			<-time.After(300 * time.Millisecond) // a stream has been made, or refused
+			io.WriteString(c, "GET /a HT")
+			<-time.After(20 * time.Millisecond)
+			io.WriteString(c, "TP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
+			if b, err := io.ReadAll(c); err != nil || !strings.Contains(string(b), "X-Client-Cert: By=") {
+				t.Errorf("%q %v", b, err)
+			}
+			if err := w.a.p.CheckForTest(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	w := newWorld(t, echoApp(t), allow())
+	c := dial(t, w.vip)
+	expectCut(t, c) // silent, and denied: in the end it is told
+}
+
 // TestBackendMustProveItsName: the service says one identity, the pod has
 // another.
 func TestBackendMustProveItsName(t *testing.T) {

@@ -4,6 +4,7 @@ package flow
 
 import (
 	"errors"
+	"time"
 
 	"redoubt.dev/api/errs"
 	"redoubt.dev/proxy/authz"
@@ -199,7 +200,7 @@ func (e *session) begin(n int) {
 	}
 	e.tried = e.tried[:0]
 	if u := e.up; u != nil { // the inbound side keeps its one connection to the application
-		if u.state == ready && !u.c.Dead() {
+		if u.state == ready && !u.c.Dead() && (http1.Idempotent(x.method) || e.w.l.Now()-u.rested < int64(restSafe)) {
 			return
 		}
 		e.up = nil
@@ -207,6 +208,14 @@ func (e *session) begin(n int) {
 	}
 	e.connect(mtls.ProtoStream)
 }
+
+// restSafe is for how long an idle connection to an application takes a
+// request that must not be sent twice. An application may end it at any
+// moment, and when that crosses with the request nobody can tell whether it
+// was read. Servers' idle times are seconds (Node.js 5, nginx 75); a
+// connection younger than this is not about to be ended for idleness, and a
+// new one costs little within the machine.
+const restSafe = time.Second
 
 // judge holds the request to policy. A nil answer leaves a valid x.permit.
 func (e *session) judge() *authz.Denied {

@@ -25,11 +25,22 @@ func (e *session) startInbound() {
 	}
 	e.phase = first
 	d := firstTime
-	if pod.Permissive(e.dst.Port()) {
-		d = sniffTime // a silent client of a server-first protocol, in clear
+	if e.maySpeakLast(pod) {
+		d = clearTime
 	}
 	e.w.l.SetTimer(&e.timer, d, e)
 	e.pumpFirst()
+}
+
+// maySpeakLast tells that a silent client may be one in clear, of a protocol
+// whose server speaks first. A pod of the mesh is none: its proxy always
+// speaks TLS, however late on a loaded machine.
+func (e *session) maySpeakLast(pod *route.Pod) bool {
+	if !pod.Permissive(e.dst.Port()) {
+		return false
+	}
+	_, mesh := pod.Table.Peer(e.from.Addr())
+	return !mesh
 }
 
 const typeHandshake = 22 // the first byte of every TLS connection (RFC 8446, 5.1)
@@ -63,7 +74,7 @@ func (e *session) pumpFirst() {
 
 func (e *session) expireFirst() {
 	pod := e.site.pod.Load()
-	if !pod.Permissive(e.dst.Port()) {
+	if !e.maySpeakLast(pod) {
 		e.abort()
 		return
 	}

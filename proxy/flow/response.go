@@ -157,7 +157,7 @@ func (e *session) finishExchange() bool {
 		e.up = nil
 		u.finish()
 	case e.kind == Inbound:
-		u.reused = true // to the application, under this client's address: it stays with the session
+		u.reused, u.rested = true, e.w.l.Now() // to the application, under this client's address: it stays with the session
 	case u.self == nil: // to the pod itself; the next request may lead elsewhere, and is judged anew
 		e.up = nil
 		u.finish()

@@ -47,6 +47,8 @@ type session struct {
 	last   bool           // end after the response under way
 	spoke  bool           // sniffing: the client has sent something
 
+	open     bool // carried as a stream since its client is silent, which may still turn out to send requests (late.go)
+	again    bool // sniffed a second time: no more trying
 	promised bool // sniffing: the client has said that a request comes
 	silent   bool // in clear, and its client waits for the server to speak
 	shaking  bool // counted in site.shakes
@@ -97,7 +99,11 @@ func (e *session) Expire(*engine.Timer) {
 			e.close()
 			return
 		}
+		e.open = !e.spoke && !e.again && e.kind != Inbound
 		e.sniffed(http1.No)
+	case waiting, streaming:
+		e.open = false // what looked like a request line went no further
+		e.pump()
 	case exchanges:
 		e.expireHTTP()
 	case first:

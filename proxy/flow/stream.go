@@ -68,6 +68,9 @@ func (e *session) connect(proto string) {
 // pumpWaiting reads ahead while the upstream is being made, and learns that
 // the client has gone.
 func (e *session) pumpWaiting() {
+	if e.open && e.late() {
+		return
+	}
 	for e.down.Fill(classic) {
 		if e.down.Err() != nil {
 			e.abort()
@@ -104,6 +107,10 @@ func (e *session) upFailed(b route.Backend, err error) {
 			return
 		}
 	}
+	if e.open {
+		e.sniffAgain()
+		return
+	}
 	e.w.Count.Unreachable++
 	e.logStream("unreachable")
 	e.abort()
@@ -111,6 +118,9 @@ func (e *session) upFailed(b route.Backend, err error) {
 
 // pumpStream copies both ways until both sides have ended.
 func (e *session) pumpStream() {
+	if e.open && e.late() {
+		return
+	}
 	a, b := e.down, e.up.c
 	spent := 0
 	for spent < turnBytes {

@@ -24,6 +24,7 @@ type upstream struct {
 	owner   *session // nil while idle
 	state   upState
 	reused  bool
+	rested  int64  // since when it is unused, by Mono; inbound
 	mark    uint64 // bytes sent before the request under way
 	until   int64  // when the earlier certificate runs out, by Mono; 0 in clear
 	load    *load

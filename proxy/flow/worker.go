@@ -248,6 +248,8 @@ func (w *Worker) random(n int) int {
 const (
 	sniffTime   = 100 * time.Millisecond // silence after which the server is taken to speak first
 	sniffLong   = 5 * time.Second        // for a start that looks like a request line
+	sniffLate   = 2 * time.Second        // for a client for which no stream could be made
+	clearTime   = 500 * time.Millisecond // the same for a client in clear; a gateway's late TLS must not be taken for one
 	firstTime   = 10 * time.Second       // for the first byte where only TLS is taken
 	headTime    = 30 * time.Second       // for a head, from its first byte to its last
 	idleTime    = 10 * time.Minute       // for the next request; far above the pools' idle time, so that a mesh client closes first
