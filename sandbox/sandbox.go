@@ -71,9 +71,14 @@ type Info struct {
 // ContainerSpec describes one container. Stdio and Rootfs are borrowed for
 // the call: the caller closes them afterwards.
 type ContainerSpec struct {
-	ID     string
-	OCI    *specs.Spec // process, root.readonly, hostname, resources; its mounts hold no bind mounts and no volumes
-	Rootfs string      // path of a flat EROFS image (driver sentry) or of a directory (driver none)
+	ID string
+	// OCI is taken for process, root.readonly, hostname, seccomp, the PID
+	// namespace and resources; its mounts hold no bind mounts and no volumes.
+	// A driver that gives each pod a kernel enforces memory and processor
+	// time for the pod as a whole (Spec.Limits) and shows a container its
+	// own resources; of processes it enforces the container's.
+	OCI    *specs.Spec
+	Rootfs string // path of a flat EROFS image (driver sentry) or of a directory (driver none)
 	Mounts []Mount
 	// Stdio are stdin, stdout, stderr; nil means /dev/null. With
 	// OCI.Process.Terminal all three are the replica end of one pty.
@@ -101,7 +106,7 @@ type Mount struct {
 	Target    string // absolute path in the container
 	Source    string
 	ReadOnly  bool
-	SizeBytes int64 // Shared only; 0: bounded by the pod's memory
+	SizeBytes int64 // Shared only; 0: bounded by the pod's memory; the same in all containers, or errs.Conflict
 }
 
 // Container is one container in a sandbox. Methods may run concurrently.

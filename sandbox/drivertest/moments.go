@@ -15,7 +15,7 @@ func wait(i int) { <-time.After(time.Duration(i*i) * 700 * time.Microsecond) }
 // settle gives processes that notice their driver's death by the end of a
 // pipe the time to end; nobody can tell when they have.
 func settle(t testing.TB, spec sandbox.Spec) {
-	for range 100 {
+	for range 500 {
 		if len(leftovers(t, spec)) == 0 {
 			return
 		}

@@ -111,6 +111,27 @@ func (b *box) Find(_ context.Context, id string) (sandbox.Container, error) {
 	return nil, &errs.Error{Kind: errs.NotFound, Subject: fmt.Sprintf("container %s of sandbox %s", id, b.spec.ID)}
 }
 
+// weigh tells the host's kernel how gladly to kill the Sentry when the
+// machine is out of memory: as its least expendable container, but never less
+// gladly than a process of no special kind. What this process inherited, as
+// the node often is protected, must not protect a pod.
+func (b *box) weigh() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	score, some := 1000, false
+	for _, c := range b.containers {
+		if c.oom != nil {
+			score, some = min(score, *c.oom), true
+		}
+	}
+	if !some {
+		score = 0
+	}
+	// Lowering needs a privilege that the node may lack: then the pod stays
+	// as expendable as it was, which harms nobody else.
+	_ = os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", b.state.Sentry.PID), []byte(fmt.Sprint(max(0, score))), 0)
+}
+
 // Wait returns when the Sentry has ended.
 func (b *box) Wait(ctx context.Context) error {
 	select {

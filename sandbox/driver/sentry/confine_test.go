@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -161,6 +162,47 @@ func TestConfinement(t *testing.T) {
 		t.Errorf("the Sentry's own network namespace is not empty:\n%s", ifs)
 	}
 	checkDescriptors(t, pid)
+	for _, p := range []int{pid, helper} {
+		if b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/limits", p)); !regexp.MustCompile(`Max core file size +1 +1 `).Match(b) {
+			t.Errorf("process %d may dump core:\n%s", p, b)
+		}
+	}
+	if b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/oom_score_adj", pid)); strings.HasPrefix(string(b), "-") {
+		t.Errorf("the Sentry is protected from being killed for want of memory: %s", b)
+	}
+}
+
+// TestScratchIsBounded fills the disk from inside.
+func TestScratchIsBounded(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("needs root")
+	}
+	c := sentry.Default()
+	c.Binary, c.ScratchBytes = binary(t), 4<<20
+	d, err := sentry.New(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	_, h, _ := running(t, d, "")
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	x, err := h.Exec(context.Background(), sandbox.ProcessSpec{Stdio: [3]*os.File{nil, w, nil}, OCI: &specs.Process{
+		Args: []string{"/bin/sh", "-c", "dd if=/dev/zero of=/big bs=64k count=1000 2>/dev/null; stat -c %s /big"}, Env: []string{"PATH=/bin"}}})
+	w.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var n int
+	if _, err := fmt.Fscan(r, &n); err != nil || n > 4<<20 || n < 3<<20 {
+		t.Errorf("wrote %d bytes, %v", n, err)
+	}
+	if _, err := x.Wait(context.Background()); err != nil {
+		t.Error(err)
+	}
 }
 
 // checkDescriptors knows every kind of file that a Sentry may hold.

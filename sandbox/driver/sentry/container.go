@@ -27,6 +27,7 @@ type container struct {
 	start  *control.StartArgs
 	files  []*os.File
 	limits []control.Limit
+	oom    *int // oom_score_adj that its processes would have
 
 	end waiter
 }
@@ -58,6 +59,7 @@ func (b *box) addLocked(ctx context.Context, spec sandbox.ContainerSpec) (*conta
 	rec := &record{}
 	b.state.Containers[spec.ID] = rec
 	if err := b.save(); err != nil {
+		delete(b.state.Containers, spec.ID)
 		return nil, err
 	}
 	c, err := b.prepare(ctx, spec, rec)
@@ -121,6 +123,7 @@ func (c *container) Start(ctx context.Context) error {
 	if err := c.b.control.Start(ctx, *args, files); err != nil {
 		return fmt.Errorf("start container %s: %w", c.id, err)
 	}
+	c.b.weigh()
 	return nil
 }
 

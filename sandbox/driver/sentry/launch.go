@@ -56,6 +56,7 @@ func (b *box) launch(ctx context.Context) error {
 	if err := b.confine(); err != nil {
 		return err
 	}
+	b.weigh()
 	if err := s.openGate(); err != nil {
 		return err
 	}

@@ -50,9 +50,15 @@ func (b *box) prepare(ctx context.Context, s sandbox.ContainerSpec, rec *record)
 		p.close()
 		return nil, err
 	}
+	if n := len(p.files()); n > control.MaxFiles {
+		p.close()
+		return nil, &errs.Error{Kind: errs.TooLarge, Field: "Mounts", Expected: fmt.Sprintf("at most %d files for one container", control.MaxFiles),
+			Seen: fmt.Sprint(n), Fix: "mount fewer Fixed and Host volumes"}
+	}
 	c := newContainer(b, s.ID)
 	c.files = p.files()
 	c.limits = guestLimits(b.spec.Limits, s.OCI.Linux)
+	c.oom = s.OCI.Process.OOMScoreAdj
 	c.start = &control.StartArgs{
 		Spec: p.spec, Conf: startConf(), CID: s.ID,
 		NumGoferFilestoreFDs: len(p.uppers), GoferMountConfs: p.confs, IsRootfsUpperTarFilePresent: p.over != nil,
@@ -139,7 +145,11 @@ func (b *box) rootfs(p *plan, s sandbox.ContainerSpec) error {
 		return err
 	}
 	p.uppers = append(p.uppers, upper)
-	p.confs = append(p.confs, control.MountConf{Lower: control.LowerErofs, Upper: control.UpperAnon})
+	conf := control.MountConf{Lower: control.LowerErofs, Upper: control.UpperAnon}
+	if n := b.d.conf.ScratchBytes; n > 0 {
+		conf.Size = fmt.Sprint(n)
+	}
+	p.confs = append(p.confs, conf)
 	return nil
 }
 

@@ -38,6 +38,10 @@ type Config struct {
 	BootTimeout time.Duration
 	// SharedSlots is how many pod-wide volumes one pod may have.
 	SharedSlots int
+	// ScratchBytes bounds what one container may write over its image, on
+	// the disk of its sandbox's directory. Raise it for applications that
+	// unpack much; 0 is no bound.
+	ScratchBytes int64
 	// AllowDebugLog writes what each Sentry logs to its directory. The log
 	// holds what applications do, and grows without bound.
 	AllowDebugLog bool
@@ -45,7 +49,7 @@ type Config struct {
 
 // Default is the configuration to start from; Binary must be set.
 func Default() Config {
-	return Config{BootTimeout: 30 * time.Second, SharedSlots: 64}
+	return Config{BootTimeout: 30 * time.Second, SharedSlots: 64, ScratchBytes: 10 << 30}
 }
 
 // Validate tells all that is wrong.
@@ -59,6 +63,9 @@ func (c Config) Validate() error {
 	}
 	if c.SharedSlots < 0 || c.SharedSlots > 256 {
 		all = append(all, &errs.Error{Kind: errs.Invalid, Subject: "sandbox driver sentry", Field: "SharedSlots", Expected: "0 to 256", Seen: fmt.Sprint(c.SharedSlots)})
+	}
+	if c.ScratchBytes < 0 {
+		all = append(all, &errs.Error{Kind: errs.Invalid, Subject: "sandbox driver sentry", Field: "ScratchBytes", Expected: "0 or more", Seen: fmt.Sprint(c.ScratchBytes)})
 	}
 	return errors.Join(all...)
 }

@@ -36,6 +36,9 @@ func Boot() error {
 	}
 	logTo(doc)
 	debug.SetTraceback("system")
+	if err := noCoreDump(); err != nil {
+		return err
+	}
 
 	cpuid.Initialize()
 	ring0.InitDefault()
@@ -110,6 +113,16 @@ func logTo(doc bootdoc.Doc) {
 		return
 	}
 	log.SetTarget(log.GoogleEmitter{Writer: &log.Writer{Next: io.Discard}})
+}
+
+// noCoreDump keeps what the application has in memory from a disk of the
+// host. Of limit 0 the kernel still pipes a dump to a program that asked for
+// it; of limit 1 it does not (core(5), and the kernel's fs/coredump.c).
+func noCoreDump() error {
+	if err := unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{Cur: 1, Max: 1}); err != nil {
+		return fmt.Errorf("limit core dumps: %w", err)
+	}
+	return nil
 }
 
 func passGate(fd uintptr) error {

@@ -33,6 +33,9 @@ var goferCaps = []string{"CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_DAC_READ_SEARCH",
 // moves each volume as a mount of its own.
 func Gofer() error {
 	log.SetTarget(log.GoogleEmitter{Writer: &log.Writer{Next: io.Discard}})
+	if err := noCoreDump(); err != nil {
+		return err
+	}
 	if err := refuseStrangers(bootdoc.GoferCount); err != nil {
 		return err
 	}

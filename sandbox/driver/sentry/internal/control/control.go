@@ -7,7 +7,9 @@
 // by one object {"success","err","result"}. The argument types here carry
 // only the fields that this driver sets; what is left out means the zero
 // value to the Sentry. Linking the Sentry's own types instead would pull its
-// whole kernel into the node (see control_test.go for the figures).
+// whole kernel into the node: a program that imports this driver has 151
+// packages, 2.4 MB and starts in 2.5 ms of processor time; with those types it
+// has 472, 21 MB and 6.1 ms.
 //
 // The Sentry may be in the attacker's hand: answers are bounded, and nothing
 // in them is trusted beyond exit codes and numbers.
@@ -29,10 +31,12 @@ import (
 	"redoubt.dev/api/errs"
 )
 
-const (
-	maxFiles  = 128     // the Sentry's own bound per call
-	maxAnswer = 1 << 20 // no answer that we read is longer than a few hundred bytes
-)
+// MaxFiles is the Sentry's own bound of files per call.
+const MaxFiles = 128
+
+// maxAnswer bounds answers: none that we read is longer than some hundred
+// bytes.
+const maxAnswer = 1 << 20
 
 // Client calls one Sentry. Each call is a connection of its own, so calls may
 // run concurrently and a waiting one blocks no other.
@@ -55,9 +59,9 @@ type answer struct {
 // is not nil. It returns early when ctx ends; the Sentry may finish the call
 // all the same.
 func (c Client) Call(ctx context.Context, method string, arg any, files []*os.File, result any) error {
-	if len(files) > maxFiles {
+	if len(files) > MaxFiles {
 		return &errs.Error{Kind: errs.TooLarge, Subject: method, Field: "files",
-			Expected: fmt.Sprintf("at most %d", maxFiles), Seen: fmt.Sprint(len(files)), Fix: "mount fewer volumes"}
+			Expected: fmt.Sprintf("at most %d", MaxFiles), Seen: fmt.Sprint(len(files)), Fix: "mount fewer volumes"}
 	}
 	conn, err := c.dial(ctx)
 	if err != nil {
