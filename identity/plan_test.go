@@ -3,7 +3,6 @@
 package identity
 
 import (
-	"fmt"
 	"slices"
 	"testing"
 	"time"
@@ -63,7 +62,7 @@ func TestPlanNeverSpins(t *testing.T) {
 		s.Tried = now
 		s.Told = !now.Before(s.NotAfter)
 		if _, _, wake := plan(map[string]slot{"a": s}, now); wake.Sub(now) < retryMin && wake != s.NotAfter {
-			t.Fatal(fmt.Sprintf("%+v at %v wakes in %v", s, now, wake.Sub(now)))
+			t.Fatalf("%+v at %v wakes in %v", s, now, wake.Sub(now))
 		}
 	}
 }

@@ -161,7 +161,8 @@ func (t *tree) inode(h *tar.Header, r io.Reader) (*node, error) {
 		return nil, err
 	}
 	switch h.Typeflag {
-	case tar.TypeReg, tar.TypeRegA, tar.TypeGNUSparse: //nolint:staticcheck // TypeRegA still occurs in old archives
+	//lint:ignore SA1019 TypeRegA still occurs in old archives
+	case tar.TypeReg, tar.TypeRegA, tar.TypeGNUSparse:
 		n.mode |= typeReg
 		n.content, err = t.out.store(r, h.Size)
 	case tar.TypeDir:

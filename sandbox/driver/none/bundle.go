@@ -95,7 +95,7 @@ func (c *container) config(s sandbox.ContainerSpec) (*specs.Spec, error) {
 	for i, m := range s.Mounts {
 		mount, err := c.volume(i, m)
 		if err != nil {
-			return nil, fmt.Errorf("Mounts[%d]: %w", i, err)
+			return nil, fmt.Errorf("mounts[%d]: %w", i, err)
 		}
 		conf.Mounts = append(conf.Mounts, mount)
 	}

@@ -88,7 +88,7 @@ func (b *box) fill(ctx context.Context, p *plan, s sandbox.ContainerSpec, rec *r
 	for i, m := range s.Mounts {
 		dir, err := b.volume(ctx, p, m, rec)
 		if err != nil {
-			return fmt.Errorf("Mounts[%d]: %w", i, err)
+			return fmt.Errorf("mounts[%d]: %w", i, err)
 		}
 		points = append(points, image.Point{Path: m.Target, Dir: dir})
 	}

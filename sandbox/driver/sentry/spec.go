@@ -56,7 +56,8 @@ func checkContainer(s sandbox.ContainerSpec) error {
 }
 
 func emptyHooks(h *specs.Hooks) bool {
-	return len(h.Prestart)+len(h.CreateRuntime)+len(h.CreateContainer)+len(h.StartContainer)+len(h.Poststart)+len(h.Poststop) == 0 //nolint:staticcheck // deprecated, refused all the same
+	//lint:ignore SA1019 deprecated, refused all the same
+	return len(h.Prestart)+len(h.CreateRuntime)+len(h.CreateContainer)+len(h.StartContainer)+len(h.Poststart)+len(h.Poststop) == 0
 }
 
 func checkLinux(l *specs.Linux) error {
