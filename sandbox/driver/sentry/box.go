@@ -30,10 +30,16 @@ type box struct {
 	spec    sandbox.Spec
 	group   cgroup.Group
 	control control.Client
-	proc    *proc.Process // the Sentry
-	gofer   *proc.Process // nil when no volume of the host is mounted; guarded by mu
+	proc    *proc.Process // the Sentry; set before anyone else sees the box
+	gofer   *proc.Process // nil when no volume of the host is mounted; guarded by acts
 
-	mu         sync.Mutex
+	// acts is held by what changes the sandbox step by step, one at a time.
+	// It is held while the Sentry is asked, which, when it is in an
+	// attacker's hand, may never answer: Destroy kills before it takes acts,
+	// and nothing that only looks takes it at all.
+	acts sync.Mutex
+
+	mu         sync.Mutex // never held while anything is waited for
 	state      state
 	containers map[string]*container
 	destroyed  bool
@@ -44,8 +50,13 @@ var (
 	_ sandbox.Meter   = (*box)(nil)
 )
 
-// save writes the journal; the caller holds mu or is alone.
-func (b *box) save() error { return b.state.save(b.spec.Dir) }
+// note changes the journal and writes it.
+func (b *box) note(change func(*state)) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	change(&b.state)
+	return b.state.save(b.spec.Dir)
+}
 
 // connect prepares what needs a listening Sentry.
 func (b *box) connect(context.Context) error {
@@ -96,9 +107,7 @@ func (b *box) adopt(ctx context.Context) (err error) {
 
 // Info tells what the sandbox is.
 func (b *box) Info() sandbox.Info {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return sandbox.Info{PID: b.state.Sentry.PID, Kernel: kernelName, Binary: b.state.Binary}
+	return sandbox.Info{PID: b.proc.PID, Kernel: kernelName, Binary: b.state.Binary} // neither ever changes
 }
 
 // Find gives a container of the sandbox.
@@ -149,9 +158,14 @@ func (b *box) Usage(context.Context) (sandbox.Usage, error) { return b.group.Usa
 // all of the application along: the processes that the application's threads
 // run in are children of its PID namespace, which the kernel ends with it.
 func (b *box) Destroy(ctx context.Context) error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.destroyed {
+	if b.proc != nil {
+		if err := b.proc.Kill(); err != nil {
+			return fmt.Errorf("kill sandbox %s: %w", b.spec.ID, err)
+		}
+	}
+	b.acts.Lock()
+	defer b.acts.Unlock()
+	if b.gone() {
 		return nil
 	}
 	for _, p := range []struct {
@@ -172,8 +186,17 @@ func (b *box) Destroy(ctx context.Context) error {
 	if err := b.sweep(); err != nil {
 		return err
 	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	b.destroyed = true
 	return nil
+}
+
+// gone says whether Destroy is done.
+func (b *box) gone() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.destroyed
 }
 
 // end kills a process that the journal names and waits for its end.
@@ -194,7 +217,8 @@ func (b *box) end(ctx context.Context, held **proc.Process, note proc.ID) error 
 	}
 	select {
 	case <-w.Done():
-		return w.Close()
+		_ = w.Close() // closed already when an earlier Destroy came this far
+		return nil
 	case <-ctx.Done():
 		return fmt.Errorf("process %d of sandbox %s does not die: %w", w.PID, b.spec.ID, context.Cause(ctx))
 	}

@@ -337,3 +337,26 @@ func TestDependencies(t *testing.T) {
 		}
 	}
 }
+
+// TestSilentSentry stops a Sentry, as one in an attacker's hand might stop
+// answering, and destroys the pod while a call to it hangs.
+func TestSilentSentry(t *testing.T) {
+	s, c, spec := running(t, open(t), "")
+	if err := syscall.Kill(s.Info().PID, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	ctx := context.Background()
+	hanging := make(chan error, 1)
+	go func() { hanging <- c.Delete(ctx) }()
+	<-tick()
+	if _, err := s.Find(ctx, "c"); err != nil { // who only looks is not held up
+		t.Error(err)
+	}
+	if err := s.Destroy(ctx); err != nil {
+		t.Fatal(err)
+	}
+	<-hanging
+	if left, _ := filepath.Glob("/sys/fs/cgroup/*" + spec.Cgroup); len(left) > 0 {
+		t.Error(left)
+	}
+}

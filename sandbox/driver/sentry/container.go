@@ -37,30 +37,29 @@ func newContainer(b *box, id string) *container { return &container{b: b, id: id
 // Add makes a container. All files that it needs are opened here, and go to
 // the Sentry with Start.
 func (b *box) Add(ctx context.Context, spec sandbox.ContainerSpec) (sandbox.Container, error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	c, err := b.addLocked(ctx, spec)
+	b.acts.Lock()
+	defer b.acts.Unlock()
+	c, err := b.add(ctx, spec)
 	if err != nil {
 		return nil, fmt.Errorf("add container %s to sandbox %s: %w", spec.ID, b.spec.ID, err)
 	}
 	return c, nil
 }
 
-func (b *box) addLocked(ctx context.Context, spec sandbox.ContainerSpec) (*container, error) {
-	if b.destroyed || b.proc.Ended() {
+// add does it; the caller holds acts.
+func (b *box) add(ctx context.Context, spec sandbox.ContainerSpec) (*container, error) {
+	if b.gone() || b.proc.Ended() {
 		return nil, &errs.Error{Kind: errs.NotFound, Subject: "sandbox " + b.spec.ID, Seen: "it has ended"}
 	}
 	if err := checkContainer(spec); err != nil {
 		return nil, err
 	}
-	if b.containers[spec.ID] != nil {
+	if _, err := b.Find(ctx, spec.ID); err == nil {
 		return nil, &errs.Error{Kind: errs.Exists, Subject: "container " + spec.ID}
 	}
 	rec := &record{}
-	b.state.Containers[spec.ID] = rec
-	if err := b.save(); err != nil {
-		delete(b.state.Containers, spec.ID)
-		return nil, err
+	if err := b.note(func(s *state) { s.Containers[spec.ID] = rec }); err != nil {
+		return nil, errors.Join(err, b.forget(spec.ID))
 	}
 	c, err := b.prepare(ctx, spec, rec)
 	if err == nil {
@@ -71,6 +70,8 @@ func (b *box) addLocked(ctx context.Context, spec sandbox.ContainerSpec) (*conta
 	if err != nil {
 		return nil, errors.Join(err, b.forget(spec.ID))
 	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	b.containers[c.id] = c
 	return c, nil
 }
@@ -89,34 +90,32 @@ func (b *box) register(ctx context.Context, spec sandbox.ContainerSpec) error {
 }
 
 // forget drops a container from the journal and its volumes from the gofer.
-// The caller holds mu.
+// The caller holds acts.
 func (b *box) forget(id string) error {
-	if err := b.releaseVolumes(b.state.Containers[id]); err != nil {
+	b.mu.Lock()
+	rec := b.state.Containers[id]
+	b.mu.Unlock()
+	if err := b.releaseVolumes(rec); err != nil {
 		return err
 	}
-	delete(b.state.Containers, id)
-	return b.save()
+	return b.note(func(s *state) { delete(s.Containers, id) })
 }
 
 // Start runs the container's first process.
 func (c *container) Start(ctx context.Context) error {
-	c.b.mu.Lock()
-	args, files := c.start, c.files
-	c.start, c.files = nil, nil
-	if rec := c.b.state.Containers[c.id]; args != nil && rec != nil {
-		rec.Started = true
-		if err := c.b.save(); err != nil {
-			c.b.mu.Unlock()
-			closeAll(files)
-			return err
-		}
-	}
-	c.b.mu.Unlock()
+	args, files := c.take()
 	if args == nil {
 		return &errs.Error{Kind: errs.Conflict, Subject: "container " + c.id, Expected: "created", Seen: "started, or deleted",
 			Fix: "delete it and add it again"}
 	}
 	defer closeAll(files)
+	if err := c.b.note(func(s *state) {
+		if rec := s.Containers[c.id]; rec != nil {
+			rec.Started = true
+		}
+	}); err != nil {
+		return err
+	}
 	if err := c.b.control.Limit(ctx, c.id, c.limits); err != nil {
 		return fmt.Errorf("limit container %s: %w", c.id, err)
 	}
@@ -139,23 +138,34 @@ func (c *container) Signal(ctx context.Context, sig syscall.Signal, all bool) er
 
 // Delete kills what runs and forgets the container.
 func (c *container) Delete(ctx context.Context) error {
-	c.b.mu.Lock()
-	defer c.b.mu.Unlock()
-	if c.b.containers[c.id] != c {
+	c.b.acts.Lock()
+	defer c.b.acts.Unlock()
+	if held, _ := c.b.Find(ctx, c.id); held != c {
 		return nil
 	}
-	closeAll(c.files)
-	c.start, c.files = nil, nil
-	if !c.b.destroyed && !c.b.proc.Ended() {
+	_, files := c.take()
+	closeAll(files)
+	if !c.b.gone() && !c.b.proc.Ended() {
 		if err := c.b.control.Destroy(ctx, c.id); err != nil && !errors.Is(err, errs.NotFound) && !c.b.proc.Ended() {
 			return fmt.Errorf("delete container %s: %w", c.id, err)
 		}
 	}
+	c.b.mu.Lock()
 	delete(c.b.containers, c.id)
-	if c.b.destroyed {
+	c.b.mu.Unlock()
+	if c.b.gone() {
 		return nil
 	}
 	return c.b.forget(c.id)
+}
+
+// take gives what Start needs, once.
+func (c *container) take() (*control.StartArgs, []*os.File) {
+	c.b.mu.Lock()
+	defer c.b.mu.Unlock()
+	args, files := c.start, c.files
+	c.start, c.files = nil, nil
+	return args, files
 }
 
 // waiter asks the Sentry once for the end of a process and keeps the answer,

@@ -23,5 +23,5 @@
 //   - the binary that runs is the one whose digest Info tells
 //   - this package does not link the Sentry: the node stays small
 //
-// Locks: box.mu before nothing.
+// Locks: box.acts before box.mu; Destroy takes acts only after it has killed.
 package sentry

@@ -28,7 +28,7 @@ const goferSock = "gofer.sock"
 
 // hostVolume makes a file or directory of the host visible to the Sentry:
 // a mount in the gofer's root, and as a connection to the gofer. It gives the
-// Sentry's end of that. The caller holds mu.
+// Sentry's end of that. The caller holds acts.
 func (b *box) hostVolume(ctx context.Context, m sandbox.Mount, rec *record) (_ *os.File, isDir bool, err error) {
 	if !filepath.IsAbs(m.Source) {
 		return nil, false, invalid("Source", "an absolute path", m.Source)
@@ -41,10 +41,12 @@ func (b *box) hostVolume(ctx context.Context, m sandbox.Mount, rec *record) (_ *
 	if err := b.startGofer(ctx); err != nil {
 		return nil, false, err
 	}
-	n := b.state.Volumes
-	b.state.Volumes++
-	rec.Volumes = append(rec.Volumes, n)
-	if err := b.save(); err != nil {
+	var n int
+	if err := b.note(func(s *state) {
+		n = s.Volumes
+		s.Volumes++
+		rec.Volumes = append(rec.Volumes, n)
+	}); err != nil {
 		return nil, false, err
 	}
 	if err := b.moveIn(tree, n, isDir); err != nil {
@@ -135,8 +137,7 @@ func (b *box) startGofer(ctx context.Context) (err error) {
 	if b.gofer, err = proc.Watch(p); err != nil {
 		return err
 	}
-	b.state.Gofer = p
-	if err := b.save(); err != nil {
+	if err := b.note(func(s *state) { s.Gofer = p }); err != nil {
 		return err
 	}
 	if err := b.group.Join(p.PID); err != nil {
@@ -189,7 +190,7 @@ func (b *box) moveIn(tree *os.File, n int, isDir bool) error {
 }
 
 // releaseVolumes takes a container's volumes from the gofer, so that the host
-// can unmount what is below. The caller holds mu.
+// can unmount what is below. The caller holds acts.
 func (b *box) releaseVolumes(rec *record) error {
 	if rec == nil || len(rec.Volumes) == 0 || b.gofer == nil || b.gofer.Ended() {
 		return nil

@@ -8,11 +8,9 @@ import (
 	"fmt"
 	"math"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strings"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -21,15 +19,11 @@ import (
 	"redoubt.dev/sandbox"
 	"redoubt.dev/sandbox/driver/internal/cgroup"
 	"redoubt.dev/sandbox/driver/internal/proc"
-	"redoubt.dev/sandbox/driver/internal/thread"
 	"redoubt.dev/sandbox/driver/internal/tinyelf"
 	"redoubt.dev/sandbox/driver/sentry/internal/bootdoc"
 	"redoubt.dev/sandbox/driver/sentry/internal/control"
 	"redoubt.dev/sandbox/image"
 )
-
-// nobody is who the Sentry is, inside and outside of its user namespace.
-const nobody = 65534
 
 // Capabilities that the Sentry holds inside its own user namespace until it
 // has made its empty root; it drops all before it boots (package guest).
@@ -41,7 +35,7 @@ const (
 
 // launch makes a sandbox, step by step; each is undone by Destroy.
 func (b *box) launch(ctx context.Context) error {
-	if err := b.save(); err != nil { // from here on, whatever is made can be found
+	if err := b.note(func(*state) {}); err != nil { // from here on, whatever is made can be found
 		return err
 	}
 	b.group = b.d.groups.Group(b.spec.Cgroup)
@@ -77,8 +71,7 @@ func (b *box) launch(ctx context.Context) error {
 	if err := b.group.LimitCPU(b.spec.Limits); err != nil {
 		return err
 	}
-	b.state.Ready = true
-	return b.save()
+	return b.note(func(s *state) { s.Ready = true })
 }
 
 // hostLimits are what the pod's control group on the host enforces. Of
@@ -213,87 +206,19 @@ func (b *box) start(ctx context.Context) (_ *starting, err error) {
 }
 
 // exec starts the Sentry and notes it in the journal.
-func (b *box) exec(log *os.File, files []*os.File) (err error) {
-	b.state.Sentry, err = b.spawn("boot", log, files, asNobody(capSysAdmin, capSysChroot, capSetPCap))
+func (b *box) exec(log *os.File, files []*os.File) error {
+	id, err := b.spawn("boot", log, files, asNobody(capSysAdmin, capSysChroot, capSetPCap))
 	if err != nil {
 		return err
 	}
-	if b.proc, err = proc.Watch(b.state.Sentry); err != nil {
+	if b.proc, err = proc.Watch(id); err != nil {
 		return err
 	}
-	return b.save()
-}
-
-// spawn starts the measured binary in a role of its, for this sandbox.
-func (b *box) spawn(role string, log *os.File, files []*os.File, attr *syscall.SysProcAttr) (proc.ID, error) {
-	cmd, err := b.d.start(role, b.spec.ID, log, files, attr)
-	if err != nil {
-		return proc.ID{}, err
-	}
-	pid := cmd.Process.Pid
-	_ = cmd.Process.Release() // internal/proc waits for it, as it must for adopted ones
-	return proc.Of(pid), nil
-}
-
-// start runs the measured binary in namespaces of its own, with nothing of
-// ours but the given files.
-func (d *Driver) start(role, id string, log *os.File, files []*os.File, attr *syscall.SysProcAttr) (*exec.Cmd, error) {
-	empty, err := d.emptyNetNS()
-	if err != nil {
-		return nil, err
-	}
-	cmd := exec.Command(fmt.Sprintf("/proc/self/fd/%d", d.bin.Fd()), role, id) // whatever its path holds now
-	cmd.Args[0] = "redoubt-sentry"
-	cmd.Env = []string{}
-	cmd.Dir = "/"
-	if log != nil {
-		cmd.Stderr = log
-	}
-	cmd.ExtraFiles = files
-	attr.Setsid = true // signals to the node's terminal are not for the pod
-	attr.Cloneflags = syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS | syscall.CLONE_NEWPID | syscall.CLONE_NEWIPC | syscall.CLONE_NEWUTS
-	cmd.SysProcAttr = attr
-	// Go opens nothing that a program started by it would inherit, but this
-	// process may have inherited something itself.
-	if err := unix.CloseRange(3, math.MaxUint32, unix.CLOSE_RANGE_CLOEXEC); err != nil {
-		return nil, fmt.Errorf("close descriptors on exec: %w", err)
-	}
-	// A child inherits the network namespace of the thread that makes it.
-	if err := thread.InNetNS(empty, cmd.Start); err != nil {
-		return nil, &errs.Error{Kind: errs.Unavailable, Subject: "sandbox", Expected: "a started redoubt-sentry", Err: err}
-	}
-	return cmd, nil
-}
-
-// asNobody is how the binary runs where it needs no file of the host.
-func asNobody(caps ...uintptr) *syscall.SysProcAttr {
-	self := []syscall.SysProcIDMap{{ContainerID: nobody, HostID: nobody, Size: 1}}
-	return &syscall.SysProcAttr{
-		UidMappings: self, GidMappings: self, AmbientCaps: caps,
-		Credential: &syscall.Credential{Uid: nobody, Gid: nobody},
-	}
-}
-
-// systemCalls gives the filter of system calls for Sentries, made once by the
-// binary itself.
-func (d *Driver) systemCalls() (*os.File, error) {
-	d.filterOnce.Do(func() {
-		d.filter, d.filterErr = frozen("filter", 0, 0o444, func(f *os.File) error {
-			cmd, err := d.start("filter", "filter", nil, []*os.File{f}, asNobody())
-			if err != nil {
-				return err
-			}
-			if err := cmd.Wait(); err != nil {
-				return &errs.Error{Kind: errs.Unavailable, Subject: "sandbox driver sentry", Expected: "a filter of system calls", Err: err}
-			}
-			return nil
-		})
-	})
-	return d.filter, d.filterErr
+	return b.note(func(s *state) { s.Sentry = id })
 }
 
 // confine puts the Sentry into its control group.
-func (b *box) confine() error { return b.group.Join(b.state.Sentry.PID) }
+func (b *box) confine() error { return b.group.Join(b.proc.PID) }
 
 // document writes what the Sentry has to know.
 func (b *box) document() (*os.File, error) {
@@ -360,51 +285,7 @@ func (b *box) bind(name string) (*os.File, error) {
 }
 
 func (b *box) client() control.Client {
-	return control.Client{Path: filepath.Join(b.spec.Dir, controlSock)}
-}
-
-// memfd makes a file in memory.
-func memfd(name string, flags int) (*os.File, error) {
-	fd, err := unix.MemfdCreate("redoubt-"+name, unix.MFD_CLOEXEC|unix.MFD_ALLOW_SEALING|flags)
-	if err != nil {
-		return nil, fmt.Errorf("make memory file: %w", err)
-	}
-	return os.NewFile(uintptr(fd), name), nil
-}
-
-// frozen makes a memory file, has it filled, and gives it back immutable for
-// everyone who ever holds it, opened for reading only.
-func frozen(name string, flags int, mode os.FileMode, fill func(*os.File) error) (*os.File, error) {
-	f, err := memfd(name, flags)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	if err := fill(f); err != nil {
-		return nil, err
-	}
-	if err := f.Chmod(mode); err != nil {
-		return nil, err
-	}
-	const all = unix.F_SEAL_SEAL | unix.F_SEAL_SHRINK | unix.F_SEAL_GROW | unix.F_SEAL_WRITE
-	if _, err := unix.FcntlInt(f.Fd(), unix.F_ADD_SEALS, all); err != nil {
-		return nil, fmt.Errorf("seal memory file: %w", err)
-	}
-	return again(f)
-}
-
-// again opens a file once more, for reading, from its start.
-func again(f *os.File) (*os.File, error) { return os.Open(fmt.Sprintf("/proc/self/fd/%d", f.Fd())) }
-
-// program puts a tiny program into a memory file.
-func program(name string, build func() ([]byte, error)) (*os.File, error) {
-	return frozen(name, unix.MFD_EXEC, 0o555, func(f *os.File) error {
-		code, err := build()
-		if err == nil {
-			_, err = f.Write(code)
-		}
-		return err
-	})
+	return control.Client{Path: filepath.Join(b.spec.Dir, controlSock), Timeout: b.d.conf.BootTimeout}
 }
 
 // lastWords gives the end of what a Sentry said before it died.

@@ -212,35 +212,40 @@ func (b *box) volume(ctx context.Context, p *plan, m sandbox.Mount, rec *record)
 
 // slot gives the pod-wide volume of m's name its place among those that the
 // Sentry has known since it booted. The same name keeps its place for the
-// sandbox's life, so that a container that starts again finds its files.
+// sandbox's life, so that a container that starts again finds its files. The
+// caller holds acts.
 func (b *box) slot(ctx context.Context, m sandbox.Mount) (int, error) {
 	if m.Source == "" || m.SizeBytes < 0 {
 		return 0, invalid("Source, SizeBytes", "the volume's name, and no negative bound", fmt.Sprintf("%q, %d", m.Source, m.SizeBytes))
 	}
-	if v, ok := b.state.Shared[m.Source]; ok {
-		if v.Bytes != m.SizeBytes {
-			return 0, &errs.Error{Kind: errs.Conflict, Field: "SizeBytes", Expected: fmt.Sprintf("%d, as when %s was first mounted", v.Bytes, m.Source),
-				Seen: fmt.Sprint(m.SizeBytes)}
-		}
+	b.mu.Lock()
+	v, known := b.state.Shared[m.Source]
+	next := len(b.state.Shared)
+	b.mu.Unlock()
+	if known && v.Bytes != m.SizeBytes {
+		return 0, &errs.Error{Kind: errs.Conflict, Field: "SizeBytes", Expected: fmt.Sprintf("%d, as when %s was first mounted", v.Bytes, m.Source),
+			Seen: fmt.Sprint(m.SizeBytes)}
+	}
+	if known {
 		return v.Slot, nil
 	}
-	v := shared{Slot: len(b.state.Shared), Bytes: m.SizeBytes}
-	if v.Slot >= b.d.conf.SharedSlots {
+	if next >= b.d.conf.SharedSlots {
 		return 0, &errs.Error{Kind: errs.TooLarge, Field: "Mounts", Expected: fmt.Sprintf("at most %d pod-wide volumes", b.d.conf.SharedSlots),
 			Fix: "raise SharedSlots of the sentry driver"}
 	}
 	if m.SizeBytes > 0 {
 		// Before the slot is given away: a bound that failed must not leave
 		// a volume without one.
-		if err := b.control.Bound(ctx, v.Slot, m.SizeBytes); err != nil {
+		if err := b.control.Bound(ctx, next, m.SizeBytes); err != nil {
 			return 0, err
 		}
 	}
-	if b.state.Shared == nil {
-		b.state.Shared = map[string]shared{}
-	}
-	b.state.Shared[m.Source] = v
-	return v.Slot, b.save()
+	return next, b.note(func(s *state) {
+		if s.Shared == nil {
+			s.Shared = map[string]shared{}
+		}
+		s.Shared[m.Source] = shared{Slot: next, Bytes: m.SizeBytes}
+	})
 }
 
 // fixed takes the content of source into memory, never onto a disk: it may

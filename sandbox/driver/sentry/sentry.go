@@ -33,8 +33,9 @@ type Config struct {
 	// Binary is the path of the redoubt-sentry executable: static, and
 	// readable by everyone. It is measured once, when the driver starts.
 	Binary string
-	// BootTimeout bounds how long a Sentry may take until it listens. Raise
-	// it on machines that start many pods at once.
+	// BootTimeout bounds how long a Sentry may take until it listens, and
+	// for each answer later. Raise it on machines that start many pods at
+	// once.
 	BootTimeout time.Duration
 	// SharedSlots is how many pod-wide volumes one pod may have.
 	SharedSlots int

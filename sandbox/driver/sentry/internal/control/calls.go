@@ -64,6 +64,7 @@ func (c Client) Start(ctx context.Context, a StartArgs, files []*os.File) error 
 // wait status as wait(2) does.
 func (c Client) Wait(ctx context.Context, id string) (uint32, error) {
 	var status uint32
+	c.Timeout = 0 // it may run for years
 	err := c.Call(ctx, "containerManager.Wait", id, nil, &status)
 	return status, err
 }
@@ -71,6 +72,7 @@ func (c Client) Wait(ctx context.Context, id string) (uint32, error) {
 // WaitPID is Wait for a process that Exec started. It may be called once.
 func (c Client) WaitPID(ctx context.Context, id string, pid int32) (uint32, error) {
 	var status uint32
+	c.Timeout = 0
 	err := c.Call(ctx, "containerManager.WaitPID", struct {
 		PID int32
 		CID string

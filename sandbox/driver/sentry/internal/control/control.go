@@ -42,6 +42,9 @@ const maxAnswer = 1 << 20
 // run concurrently and a waiting one blocks no other.
 type Client struct {
 	Path string // of the control socket
+	// Timeout bounds every call but those that wait for a process: a Sentry
+	// that does not answer must not hold up whoever asks. 0: none.
+	Timeout time.Duration
 }
 
 type call struct {
@@ -62,6 +65,12 @@ func (c Client) Call(ctx context.Context, method string, arg any, files []*os.Fi
 	if len(files) > MaxFiles {
 		return &errs.Error{Kind: errs.TooLarge, Subject: method, Field: "files",
 			Expected: fmt.Sprintf("at most %d", MaxFiles), Seen: fmt.Sprint(len(files)), Fix: "mount fewer volumes"}
+	}
+	if c.Timeout > 0 {
+		silent := &errs.Error{Kind: errs.Unavailable, Subject: "sandbox control socket", Expected: "an answer within " + c.Timeout.String(), Seen: "none"}
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, c.Timeout, silent)
+		defer cancel()
 	}
 	conn, err := c.dial(ctx)
 	if err != nil {

@@ -172,6 +172,10 @@ func TestDeadAndSilent(t *testing.T) {
 	if err := c.StartRoot(ctx, "r"); !errors.Is(err, context.DeadlineExceeded) {
 		t.Error(err)
 	}
+	c.Timeout = 20 * time.Millisecond
+	if err := c.StartRoot(context.Background(), "r"); !errors.Is(err, errs.Unavailable) {
+		t.Error(err)
+	}
 	close(hang)
 	// An endless answer is cut off.
 	c = server(t, func(string, json.RawMessage, []*os.File) string { return `{"err":"` + strings.Repeat("x", 4<<20) })
