@@ -14,6 +14,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"os/signal"
 	"syscall"
@@ -46,15 +47,51 @@ func (a *app) print(v any, text func()) error {
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	err := root().ExecuteContext(ctx)
-	if err != nil && !errors.As(err, new(exitCode)) {
-		fmt.Fprintln(os.Stderr, "error:", err)
-	}
+	a := &app{}
+	err := a.run(ctx, os.Args[1:])
+	a.explain(err)
 	os.Exit(code(err))
 }
 
-func root() *cobra.Command {
-	a := &app{}
+// run carries out one command line.
+func (a *app) run(ctx context.Context, args []string) error {
+	c := a.command()
+	began := false
+	mark(c, &began)
+	c.SetArgs(args)
+	err := c.ExecuteContext(ctx)
+	if err != nil && !began && !errors.As(err, new(wrongUsage)) {
+		// Whatever cobra refuses before a verb begins is the command line's fault.
+		return usage("%v", err)
+	}
+	return err
+}
+
+// mark notes that a verb has begun its work.
+func mark(c *cobra.Command, began *bool) {
+	if f := c.RunE; f != nil {
+		c.RunE = func(cmd *cobra.Command, args []string) error {
+			*began = true
+			return f(cmd, args)
+		}
+	}
+	for _, sub := range c.Commands() {
+		mark(sub, began)
+	}
+}
+
+// explain prints an error for a person, or for a program.
+func (a *app) explain(err error) {
+	switch {
+	case err == nil || errors.As(err, new(exitCode)):
+	case a.output == "json":
+		_ = json.NewEncoder(os.Stderr).Encode(map[string]any{"error": control.Wire(err), "code": code(err)})
+	default:
+		fmt.Fprintln(os.Stderr, "error:", err)
+	}
+}
+
+func (a *app) command() *cobra.Command {
 	c := &cobra.Command{
 		Use: "redoubt", Short: "Run applications under proof, isolation and mutual authentication",
 		Long:         "redoubt runs ordinary Kubernetes applications on this machine: nothing starts unproven, every pod has a kernel of its own, every connection is authenticated and authorised.\n\nExit codes: 0 done, 1 failed, 2 wrong usage, 3 denied or not proven, 4 not found, 5 a part does not answer, 6 bad input.",
@@ -108,6 +145,9 @@ func code(err error) int {
 		if errors.Is(err, k.kind) {
 			return k.code
 		}
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return 4 // a file that the command line names
 	}
 	return 1
 }

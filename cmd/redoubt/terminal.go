@@ -3,10 +3,12 @@
 package main
 
 import (
+	"errors"
 	"io"
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 	"golang.org/x/term"
@@ -31,7 +33,7 @@ func openTerminal() (*terminal, error) {
 	t := &terminal{master: master, replica: replica, winch: make(chan os.Signal, 1), copied: make(chan struct{})}
 	if fd := int(os.Stdin.Fd()); term.IsTerminal(fd) {
 		if t.restore, err = term.MakeRaw(fd); err != nil {
-			return nil, err
+			return nil, errors.Join(err, master.Close(), replica.Close())
 		}
 		signal.Notify(t.winch, syscall.SIGWINCH)
 		t.resize()
@@ -57,7 +59,10 @@ func (t *terminal) resize() {
 // close restores the terminal after the last output has been shown.
 func (t *terminal) close() {
 	t.replica.Close()
-	<-t.copied
+	select {
+	case <-t.copied:
+	case <-time.After(drainTime): // a process that was left behind holds it
+	}
 	t.master.Close()
 	signal.Stop(t.winch)
 	close(t.winch)

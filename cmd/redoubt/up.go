@@ -99,8 +99,8 @@ func (a *app) await(ctx context.Context, timeout time.Duration) (st control.Stat
 	shown := map[string]string{}
 	for {
 		if err := a.client().Call(ctx, "status", struct{}{}, &st); err != nil {
-			if cause := context.Cause(ctx); cause != nil {
-				err = cause
+			if ctx.Err() != nil {
+				return st, late(ctx, st)
 			}
 			return st, err
 		}
@@ -120,9 +120,14 @@ func (a *app) await(ctx context.Context, timeout time.Duration) (st control.Stat
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			return st, &errs.Error{Kind: errs.Unavailable, Subject: "pods", Expected: "that all are ready", Seen: notReady(st), Fix: "see redoubt status and redoubt logs", Err: context.Cause(ctx)}
+			return st, late(ctx, st)
 		}
 	}
+}
+
+// late says what was not ready when ctx ended.
+func late(ctx context.Context, st control.Status) error {
+	return &errs.Error{Kind: errs.Unavailable, Subject: "pods", Expected: "that all are ready", Seen: notReady(st), Fix: "see redoubt status and redoubt logs", Err: context.Cause(ctx)}
 }
 
 func phase(p control.Pod) string {
