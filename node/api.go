@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -63,7 +64,10 @@ func socket(path string) (net.Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listen for the API: %w", err)
 	}
-	return l, os.Chmod(path, 0o600)
+	if err := os.Chmod(path, 0o600); err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
+	return l, nil
 }
 
 // handle answers POST /v1/<verb> with f; both sides are JSON, strictly.
@@ -85,10 +89,26 @@ func handle[In, Out any](mux *http.ServeMux, verb string, f func(context.Context
 }
 
 func decode(r *http.Request, v any) error {
-	d := json.NewDecoder(http.MaxBytesReader(nil, r.Body, maxRequest))
+	err := strictly(http.MaxBytesReader(nil, r.Body, maxRequest), v)
+	var large *http.MaxBytesError
+	switch {
+	case errors.As(err, &large):
+		return &errs.Error{Kind: errs.TooLarge, Subject: "request " + r.URL.Path, Expected: fmt.Sprintf("at most %d bytes", maxRequest)}
+	case err != nil:
+		return &errs.Error{Kind: errs.Invalid, Subject: "request " + r.URL.Path, Err: err}
+	}
+	return nil
+}
+
+// strictly decodes one JSON value of known fields and nothing behind it.
+func strictly(r io.Reader, v any) error {
+	d := json.NewDecoder(r)
 	d.DisallowUnknownFields()
 	if err := d.Decode(v); err != nil {
-		return &errs.Error{Kind: errs.Invalid, Subject: "request " + r.URL.Path, Err: err}
+		return err
+	}
+	if _, err := d.Token(); err != io.EOF {
+		return errors.Join(errors.New("more follows behind the request"), err)
 	}
 	return nil
 }

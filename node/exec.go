@@ -3,12 +3,14 @@
 package node
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"net"
 	"os"
 	"slices"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -70,7 +72,7 @@ func (n *Node) execOne(ctx context.Context, c *net.UnixConn) (int, error) {
 	}()
 	var e control.Exec
 	if err == nil && flags&unix.MSG_CTRUNC == 0 {
-		err = json.Unmarshal(buf[:size], &e)
+		err = strictly(bytes.NewReader(buf[:size]), &e)
 	}
 	if err != nil || len(e.Command) == 0 {
 		return 0, &errs.Error{Kind: errs.Invalid, Subject: "exec", Expected: "one request with a command and three descriptors", Err: err}
@@ -87,11 +89,20 @@ func (n *Node) execOne(ctx context.Context, c *net.UnixConn) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	go func() { // the client leaves: its process ends
-		_, _ = c.Read(buf[:1])
-		_ = p.Signal(context.WithoutCancel(ctx), syscall.SIGKILL)
+	// The client leaves, or the node does: the process ends. One that has ended
+	// gets no signal: its number may be another's by now.
+	var ended atomic.Bool
+	left := make(chan struct{})
+	go func() {
+		defer close(left)
+		if _, _ = c.Read(buf[:1]); !ended.Load() {
+			_ = p.Signal(context.WithoutCancel(ctx), syscall.SIGKILL)
+		}
 	}()
 	exit, err := p.Wait(ctx)
+	ended.Store(err == nil)
+	_ = c.SetReadDeadline(time.Unix(1, 0))
+	<-left
 	return exit.Code, err
 }
 

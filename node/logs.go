@@ -12,6 +12,7 @@ import (
 	"os"
 	"time"
 
+	"redoubt.dev/api/errs"
 	"redoubt.dev/node/control"
 )
 
@@ -28,6 +29,9 @@ func (n *Node) logs(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	f, err := os.Open(path)
+	if errors.Is(err, os.ErrNotExist) {
+		err = &errs.Error{Kind: errs.NotFound, Subject: "log of pod " + in.Pod, Expected: "a container that has started", Fix: "see redoubt status"}
+	}
 	if err != nil {
 		fail(w, err)
 		return
@@ -40,20 +44,32 @@ func (n *Node) logs(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	follow(r.Context(), w, f, func() bool { return in.Follow && live() })
+}
+
+// follow copies a CRI log as it grows, until more says that nothing will come.
+func follow(ctx context.Context, w io.Writer, f io.Reader, more func() bool) {
 	br := bufio.NewReaderSize(f, 64<<10)
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
 	var rest []byte
 	for {
-		line, err := br.ReadBytes('\n')
-		if rest = append(rest, line...); err == nil {
-			if _, werr := w.Write(plain(rest)); werr != nil {
+		// Asked before reading: what is written before the end is read after it.
+		last := !more()
+		for {
+			line, err := br.ReadBytes('\n')
+			if rest = append(rest, line...); err == io.EOF {
+				break
+			}
+			if err != nil {
+				return
+			}
+			if _, err := w.Write(plain(rest)); err != nil {
 				return
 			}
 			rest = rest[:0]
-			continue
 		}
-		if err != io.EOF || !in.Follow || !live() {
+		if last {
 			return
 		}
 		if fl, ok := w.(http.Flusher); ok {
@@ -61,7 +77,7 @@ func (n *Node) logs(w http.ResponseWriter, r *http.Request) {
 		}
 		select {
 		case <-tick.C:
-		case <-r.Context().Done():
+		case <-ctx.Done():
 			return
 		}
 	}
@@ -83,7 +99,11 @@ func (n *Node) logFile(ctx context.Context, in control.Logs) (path string, live 
 			return
 		}
 		attempt := uint32(c.Restarts)
-		if in.Previous && attempt > 0 {
+		if in.Previous {
+			if attempt == 0 {
+				ferr = &errs.Error{Kind: errs.NotFound, Subject: "container " + c.Name + " of pod " + p.Record().Name(), Expected: "an attempt before the newest", Seen: "none"}
+				return
+			}
 			attempt--
 		}
 		path = p.Record().LogPath(n.places(), c.Name, attempt)

@@ -91,7 +91,7 @@ func (n *Node) saveSet(s *set) error {
 		if err != nil {
 			return err
 		}
-		if err := os.WriteFile(filepath.Join(fresh, "files", fmt.Sprintf("%04d-%s", len(copied), filepath.Base(src.File))), b, 0o600); err != nil {
+		if err := os.WriteFile(filepath.Join(fresh, "files", copyName(len(copied), src.File)), b, 0o600); err != nil {
 			return err
 		}
 	}
@@ -112,6 +112,29 @@ func (n *Node) saveSet(s *set) error {
 		return err
 	}
 	return os.RemoveAll(old)
+}
+
+// copyName names the copy of a file so that reading its directory finds it: a
+// file that redoubt up names may have any ending.
+func copyName(n int, file string) string {
+	name := fmt.Sprintf("%04d-%s", n, filepath.Base(file))
+	if !slices.Contains([]string{".yaml", ".yml", ".json"}, filepath.Ext(name)) {
+		name += ".yaml"
+	}
+	return name
+}
+
+// removeSet forgets a set in one step: half a set would keep the next node
+// from starting.
+func (n *Node) removeSet(name string) error {
+	gone := n.setDir(name) + ".new"
+	if err := os.RemoveAll(gone); err != nil {
+		return err
+	}
+	if err := os.Rename(n.setDir(name), gone); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return os.RemoveAll(gone)
 }
 
 // mendSets finishes what a kill cut short in saveSet: a set whose copy was
@@ -141,7 +164,9 @@ func (n *Node) mendSets() error {
 	return nil
 }
 
-// loadSets reads all sets back: the files as they are, or the last good copy.
+// loadSets reads all sets back as they were in force: the last good copies. The
+// files may have become bad meanwhile, or clash with those of another set;
+// look finds out, as if they had changed now.
 func (n *Node) loadSets() (map[string]*set, error) {
 	sets := map[string]*set{}
 	if err := n.mendSets(); err != nil {
@@ -163,11 +188,8 @@ func (n *Node) loadSets() (map[string]*set, error) {
 		if err != nil {
 			return nil, fmt.Errorf("read set %s: %w", e.Name(), err)
 		}
-		s.stamp = stamp(s.Paths)
-		if s.good, s.fault = manifest.Load(s.Paths); s.fault != nil {
-			if s.good, err = manifest.Load([]string{filepath.Join(n.setDir(s.Name), "files")}); err != nil {
-				return nil, fmt.Errorf("read the last good copy of set %s: %w", s.Name, err)
-			}
+		if s.good, err = manifest.Load([]string{filepath.Join(n.setDir(s.Name), "files")}); err != nil {
+			return nil, fmt.Errorf("read the last good copy of set %s: %w", s.Name, err)
 		}
 		sets[s.Name] = s
 	}

@@ -85,7 +85,8 @@ func (w *world) run(ctx context.Context) error {
 	}
 }
 
-// ask runs f in the world's goroutine and waits for it.
+// ask runs f in the world's goroutine and waits for it. Once it was taken it
+// is waited for whatever ctx says: f writes to what the caller reads next.
 func (n *Node) ask(ctx context.Context, f func(*world)) error {
 	done := make(chan struct{})
 	select {
@@ -93,12 +94,8 @@ func (n *Node) ask(ctx context.Context, f func(*world)) error {
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-	select {
-	case <-done:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
+	<-done
+	return nil
 }
 
 func (n *Node) addressFile() string { return filepath.Join(n.cfg.Root, "node", "addresses.json") }
@@ -174,6 +171,10 @@ func (w *world) look() {
 		}
 		s.stamp = now
 		good, err := manifest.Load(s.Paths)
+		if err == nil && good.Digest() == s.good.Digest() {
+			s.fault = nil // touched, or as it was again
+			continue
+		}
 		if err == nil {
 			err = w.accept(&set{Name: s.Name, Paths: s.Paths, stamp: now, good: good})
 		}
@@ -215,7 +216,7 @@ func (w *world) accept(s *set) error {
 }
 
 func (w *world) drop(name string) error {
-	if err := os.RemoveAll(w.n.setDir(name)); err != nil {
+	if err := w.n.removeSet(name); err != nil {
 		return err
 	}
 	delete(w.sets, name)

@@ -163,7 +163,8 @@ func (p *Proxy) connect(ctx context.Context, reaped *sync.WaitGroup) (*net.UnixC
 		p.log.Info("adopted proxy", "pid", p.PID())
 		return c, nil
 	}
-	if err := p.start(ctx, reaped); err != nil {
+	proc, ended, err := p.start(ctx, reaped)
+	if err != nil {
 		return nil, err
 	}
 	deadline := time.NewTimer(10 * time.Second)
@@ -177,7 +178,10 @@ func (p *Proxy) connect(ctx context.Context, reaped *sync.WaitGroup) (*net.UnixC
 		}
 		select {
 		case <-tick.C:
+		case <-ended:
+			return nil, &errs.Error{Kind: errs.Unavailable, Subject: "proxy", Expected: "that it runs", Seen: "it ended", Fix: "see " + p.LogFile()}
 		case <-deadline.C:
+			_ = proc.Kill() // else each new try would leave one more behind
 			return nil, &errs.Error{Kind: errs.Unavailable, Subject: "proxy", Expected: "its control socket within 10 s", Fix: "see " + p.LogFile()}
 		case <-ctx.Done():
 			return nil, ctx.Err()
@@ -215,10 +219,10 @@ func (p *Proxy) dial() (*net.UnixConn, error) {
 // start spawns the process under its own user, with the three capabilities it
 // needs: to enter pods' namespaces, to use transparent sockets there, and to
 // bind low ports.
-func (p *Proxy) start(ctx context.Context, reaped *sync.WaitGroup) error {
-	log, err := os.OpenFile(p.LogFile(), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+func (p *Proxy) start(ctx context.Context, reaped *sync.WaitGroup) (*os.Process, <-chan struct{}, error) {
+	log, err := openLog(p.LogFile())
 	if err != nil {
-		return fmt.Errorf("open proxy log: %w", err)
+		return nil, nil, err
 	}
 	defer log.Close()
 	_ = os.Remove(p.socket())
@@ -233,9 +237,10 @@ func (p *Proxy) start(ctx context.Context, reaped *sync.WaitGroup) error {
 		AmbientCaps: []uintptr{unix.CAP_SYS_ADMIN, unix.CAP_NET_ADMIN, unix.CAP_NET_BIND_SERVICE},
 	}
 	if err := cmd.Start(); err != nil {
-		return fmt.Errorf("start %s: %w", p.cfg.Binary, err)
+		return nil, nil, fmt.Errorf("start %s: %w", p.cfg.Binary, err)
 	}
 	reaped.Add(1)
+	ended := make(chan struct{})
 	go func() {
 		defer reaped.Done()
 		done := make(chan error, 1)
@@ -243,10 +248,27 @@ func (p *Proxy) start(ctx context.Context, reaped *sync.WaitGroup) error {
 		select {
 		case err := <-done:
 			p.log.Info("proxy ended", "error", err)
+			close(ended)
 		case <-ctx.Done(): // it runs on; init reaps it
 		}
 	}()
-	return nil
+	return cmd.Process, ended, nil
+}
+
+// openLog opens a log in a directory that belongs to the proxy's user. Root
+// opens it: a link that a taken-over proxy laid there would have root append
+// what the proxy says to any file of the machine.
+func openLog(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_APPEND|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("open proxy log: %w", err)
+	}
+	var st unix.Stat_t
+	if err := unix.Fstat(int(f.Fd()), &st); err != nil || st.Mode&unix.S_IFMT != unix.S_IFREG || st.Nlink != 1 {
+		f.Close()
+		return nil, &errs.Error{Kind: errs.Denied, Subject: "proxy log " + path, Expected: "a plain file with one name", Seen: fmt.Sprintf("mode %o, %d names", st.Mode, st.Nlink), Fix: "remove it", Err: err}
+	}
+	return f, nil
 }
 
 const ackTimeout = 30 * time.Second
@@ -297,6 +319,10 @@ func (p *Proxy) feed(ctx context.Context, c *net.UnixConn) error {
 		late := time.NewTimer(ackTimeout)
 		select {
 		case ack := <-acks:
+			if ack.Version != s.Version {
+				late.Stop()
+				return &errs.Error{Kind: errs.Invalid, Subject: "proxy", Expected: fmt.Sprintf("an acknowledgement of snapshot %d", s.Version), Seen: fmt.Sprint(ack.Version)}
+			}
 			p.acked(s, ack)
 		case err := <-closed:
 			late.Stop()
