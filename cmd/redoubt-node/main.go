@@ -13,6 +13,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"runtime"
 	"time"
 
 	"redoubt.dev/base/conf"
@@ -21,6 +22,11 @@ import (
 	"redoubt.dev/base/sys"
 	"redoubt.dev/node"
 )
+
+// Threads that enter a pod's namespaces are thrown away afterwards, which the
+// process's first thread cannot be: it belongs to main alone, or /proc/self
+// would one day show another network namespace.
+func init() { runtime.LockOSThread() }
 
 func main() {
 	fs := flag.NewFlagSet("redoubt-node", flag.ContinueOnError)

@@ -24,6 +24,10 @@ import (
 	"redoubt.dev/proxy/edge"
 )
 
+// The first thread belongs to main alone: one that enters a pod's namespace
+// is thrown away afterwards, which the first cannot be.
+func init() { runtime.LockOSThread() }
+
 func main() { os.Exit(run.Main(start)) }
 
 func start(ctx context.Context) error {
