@@ -170,7 +170,7 @@ func TestImageSignedByAnotherKeyIsRefused(t *testing.T) {
 func TestChangedLayerIsRefused(t *testing.T) {
 	l := start(t)
 	image := registryName + "/refuse/rotten:1.0"
-	l.must(t, "build", filepath.Join(repo, "examples/bank/risk"), "-t", image)
+	l.must(t, "build", filepath.Join(repo, "examples/bank/risk"), "-t", image, "--label", "test=rotten") // an image of its own: no root file system of it was made
 	ref, err := name.ParseReference(loopback+"/refuse/rotten:1.0", name.Insecure)
 	if err != nil {
 		t.Fatal(err)
