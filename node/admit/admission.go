@@ -52,16 +52,18 @@ type Admission struct {
 
 	mu       sync.Mutex
 	policies []policy.TrustPolicy
-	pods     map[string]*entry                   // by UID
-	permits  map[artifact.Digest]admitted        // by manifest digest
-	making   map[artifact.Digest]*sync.WaitGroup // root file systems being made
-	measured map[artifact.Digest]artifact.Digest // of the root file systems that this process looked at, by manifest
+	pods     map[string]*entry            // by UID
+	permits  map[artifact.Digest]admitted // by manifest digest
+	making   map[string]chan struct{}     // root file systems being made, by path; closed when that is over
+	measured map[string]artifact.Digest   // of the root file systems that this process looked at, by path
 }
 
 // admitted is an image that has a Permit.
 type admitted struct {
 	permit verify.Permit
 	repo   string
+	layers []artifact.Digest
+	rootfs string // path
 }
 
 // entry is what the record of an admitted pod holds.
@@ -75,6 +77,7 @@ type entry struct {
 // allowed is one container of an admitted pod.
 type allowed struct {
 	permit verify.Permit
+	rootfs string   // path
 	args   []string // argument list that the manifest and the image make, nil when expansion decides
 }
 
@@ -83,7 +86,7 @@ func New(cfg Config) (*Admission, error) {
 	if err := os.MkdirAll(cfg.Images, 0o700); err != nil {
 		return nil, fmt.Errorf("make image directory: %w", err)
 	}
-	return &Admission{cfg: cfg, pods: map[string]*entry{}, permits: map[artifact.Digest]admitted{}, making: map[artifact.Digest]*sync.WaitGroup{}, measured: map[artifact.Digest]artifact.Digest{}}, nil
+	return &Admission{cfg: cfg, pods: map[string]*entry{}, permits: map[artifact.Digest]admitted{}, making: map[string]chan struct{}{}, measured: map[string]artifact.Digest{}}, nil
 }
 
 // SetPolicies replaces the declared policies.
@@ -157,10 +160,15 @@ func (a *Admission) Admit(ctx context.Context, r *pod.Record) (map[string]string
 		if err != nil {
 			return nil, err
 		}
-		e.containers[c.Name] = allowed{permit, args}
+		layers, err := layersOf(permit)
+		if err != nil {
+			return nil, err
+		}
+		rootfs := a.path(layers)
+		e.containers[c.Name] = allowed{permit, rootfs, args}
 		images[c.Name] = permit.Ref().String()
 		a.mu.Lock()
-		a.permits[permit.Digest()] = admitted{permit, permit.Ref().Repository}
+		a.permits[permit.Digest()] = admitted{permit, permit.Ref().Repository, layers, rootfs}
 		a.mu.Unlock()
 	}
 	a.mu.Lock()
@@ -292,7 +300,7 @@ func (a *Admission) Container(_ context.Context, uid, name, rootfs string, p *sp
 	if !ok {
 		return a.refused(subject, "a container of the admitted manifest", "another name")
 	}
-	if want := a.path(c.permit.Digest()); rootfs != want {
+	if rootfs != c.rootfs {
 		return a.refused(subject, "image "+c.permit.Ref().String(), "another image")
 	}
 	if c.args != nil && !slices.Equal(c.args, p.Args) {
@@ -310,8 +318,32 @@ func (a *Admission) refused(subject, expected, seen string) error {
 	return err
 }
 
-func (a *Admission) path(d artifact.Digest) string {
-	return filepath.Join(a.cfg.Images, d.Hex()+".erofs")
+// layersOf gives the layers that a permitted manifest names.
+func layersOf(p verify.Permit) ([]artifact.Digest, error) {
+	var m struct {
+		Layers []struct {
+			Digest artifact.Digest `json:"digest"`
+		} `json:"layers"`
+	}
+	if err := json.Unmarshal(p.Evidence().Manifest, &m); err != nil {
+		return nil, &errs.Error{Kind: errs.Invalid, Subject: p.Ref().String(), Field: "manifest", Err: err}
+	}
+	out := make([]artifact.Digest, 0, len(m.Layers))
+	for _, l := range m.Layers {
+		out = append(out, l.Digest)
+	}
+	return out, nil
+}
+
+// path names a root file system by its layers, not by its manifest: containerd
+// names snapshots by layers too, so that two images of the same layers, which
+// differ in their configuration alone, share one.
+func (a *Admission) path(layers []artifact.Digest) string {
+	h := sha256.New()
+	for _, d := range layers {
+		_, _ = fmt.Fprintln(h, d)
+	}
+	return filepath.Join(a.cfg.Images, hex.EncodeToString(h.Sum(nil))+".erofs")
 }
 
 // Rootfs answers the engine: the flat image of an admitted manifest, made on
@@ -324,46 +356,50 @@ func (a *Admission) Rootfs(ctx context.Context, d artifact.Digest) (string, erro
 			a.mu.Unlock()
 			return "", a.refused("image manifest "+d.String(), "a permitted image", "no permit")
 		}
-		if wg := a.making[d]; wg != nil {
+		if busy := a.making[ad.rootfs]; busy != nil {
 			a.mu.Unlock()
-			wg.Wait()
-			continue
+			select {
+			case <-busy:
+				continue
+			case <-ctx.Done():
+				return "", context.Cause(ctx)
+			}
 		}
-		path := a.path(d)
-		if _, ok := a.measured[d]; ok {
+		if _, ok := a.measured[ad.rootfs]; ok {
 			a.mu.Unlock()
-			return path, nil
+			return ad.rootfs, nil
 		}
-		wg := new(sync.WaitGroup)
-		wg.Add(1)
-		a.making[d] = wg
+		busy := make(chan struct{})
+		a.making[ad.rootfs] = busy
 		a.mu.Unlock()
-		digest, err := a.rootfs(ctx, ad, path)
+		digest, err := a.rootfs(ctx, ad)
 		a.mu.Lock()
-		delete(a.making, d)
+		delete(a.making, ad.rootfs)
 		if err == nil {
-			a.measured[d] = digest
+			a.measured[ad.rootfs] = digest
 		}
 		a.mu.Unlock()
-		wg.Done()
-		return path, err
+		close(busy)
+		return ad.rootfs, err
 	}
 }
 
 // Measured gives the digest of the root file system that the containers of an
 // admitted manifest run on, looking at it when this process has not yet.
 func (a *Admission) Measured(ctx context.Context, manifest artifact.Digest) (artifact.Digest, error) {
-	if _, err := a.Rootfs(ctx, manifest); err != nil {
+	path, err := a.Rootfs(ctx, manifest)
+	if err != nil {
 		return artifact.Digest{}, err
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.measured[manifest], nil
+	return a.measured[path], nil
 }
 
 // rootfs takes a root file system that an earlier process made when it is
 // still what it was, and makes it otherwise. What it was stands beside it.
-func (a *Admission) rootfs(ctx context.Context, ad admitted, path string) (artifact.Digest, error) {
+func (a *Admission) rootfs(ctx context.Context, ad admitted) (artifact.Digest, error) {
+	path := ad.rootfs
 	was, err := os.ReadFile(path + ".digest")
 	if err == nil {
 		if is, err := digestOf(path); err == nil && is.String() == string(was) {
@@ -372,7 +408,7 @@ func (a *Admission) rootfs(ctx context.Context, ad admitted, path string) (artif
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return artifact.Digest{}, err
 	}
-	made, err := a.flatten(ctx, ad, path)
+	made, err := a.flatten(ctx, ad)
 	if err != nil {
 		return artifact.Digest{}, err
 	}
@@ -394,29 +430,21 @@ func digestOf(path string) (artifact.Digest, error) {
 
 // flatten makes the image from layers whose digests the permitted manifest
 // names; the registry's readers fail on other bytes.
-func (a *Admission) flatten(ctx context.Context, ad admitted, path string) (made artifact.Digest, err error) {
-	var m struct {
-		Layers []struct {
-			Digest artifact.Digest `json:"digest"`
-		} `json:"layers"`
-	}
-	if err := json.Unmarshal(ad.permit.Evidence().Manifest, &m); err != nil {
-		return made, &errs.Error{Kind: errs.Invalid, Subject: ad.permit.Ref().String(), Field: "manifest", Err: err}
-	}
+func (a *Admission) flatten(ctx context.Context, ad admitted) (made artifact.Digest, err error) {
 	var layers []io.Reader
 	defer func() {
 		for _, l := range layers {
 			l.(io.Closer).Close()
 		}
 	}()
-	for _, l := range m.Layers {
-		r, _, err := a.cfg.Registry.Blob(ctx, ad.repo, l.Digest)
+	for _, d := range ad.layers {
+		r, _, err := a.cfg.Registry.Blob(ctx, ad.repo, d)
 		if err != nil {
-			return made, fmt.Errorf("layer %s of %s: %w", l.Digest, ad.permit.Ref(), err)
+			return made, fmt.Errorf("layer %s of %s: %w", d, ad.permit.Ref(), err)
 		}
 		layers = append(layers, r)
 	}
-	img, err := image.Flatten(ctx, layers, path, image.DefaultLimits())
+	img, err := image.Flatten(ctx, layers, ad.rootfs, image.DefaultLimits())
 	if err != nil {
 		return made, fmt.Errorf("make root file system of %s: %w", ad.permit.Ref(), err)
 	}

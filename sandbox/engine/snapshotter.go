@@ -97,6 +97,14 @@ func (s *snapshotter) layer(ctx context.Context, key, parent, target string, lab
 		_, err := storage.CommitActive(ctx, key, target, snapshots.Usage{}, with)
 		return err
 	})
+	if errdefs.IsAlreadyExists(err) && keep[labelImage] != "" {
+		// Another image has the same layers, or goes on from them: the chain was
+		// committed for that one, perhaps as a part only.
+		_, err = s.Update(ctx, snapshots.Info{Name: target, Labels: keep}, "labels."+labelImage)
+		if errdefs.IsNotFound(err) {
+			err = nil // the key exists, not the chain: containerd looks and tries again
+		}
+	}
 	if err != nil && !errdefs.IsAlreadyExists(err) {
 		return fmt.Errorf("commit snapshot %s: %w", target, err)
 	}

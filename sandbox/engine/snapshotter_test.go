@@ -107,6 +107,30 @@ func TestSnapshots(t *testing.T) {
 	}
 }
 
+// An image whose layers are the beginning of another's, pulled before it.
+func TestSnapshotsOfABaseImage(t *testing.T) {
+	ctx := namespaces.WithNamespace(t.Context(), criNamespace)
+	s := metastore(t, t.TempDir(), &granting{})
+	whole, base := artifact.DigestOf([]byte("whole")), artifact.DigestOf([]byte("base"))
+	for _, err := range []error{
+		unpack(ctx, s, "k1", "", "chain1", whole.String(), "l1", "l2"),
+		unpack(ctx, s, "k2", "chain1", "chain2", whole.String(), "l2"),
+		unpack(ctx, s, "k3", "", "chain1", base.String(), "l1"),
+	} {
+		if !errdefs.IsAlreadyExists(err) {
+			t.Fatal(err)
+		}
+	}
+	for parent, want := range map[string]artifact.Digest{"chain1": base, "chain2": whole} {
+		if m, err := s.Prepare(ctx, "c-"+parent, parent); err != nil || m[0].Source != "/images/"+want.Hex()[:8] {
+			t.Errorf("a container on %s: %v, %v", parent, m, err)
+		}
+	}
+	if info, err := s.Stat(ctx, "chain1"); err != nil || info.Labels[labelRef] != "chain1" {
+		t.Errorf("%+v, %v", info, err)
+	}
+}
+
 // Nothing stands in the store of an image that Admission refused.
 func TestSnapshotOfWhatIsRefused(t *testing.T) {
 	ctx := namespaces.WithNamespace(t.Context(), criNamespace)
