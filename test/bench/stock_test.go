@@ -13,6 +13,7 @@ import (
 	"time"
 
 	specs "github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 
 	"redoubt.dev/sandbox/drivertest"
 )
@@ -95,6 +96,8 @@ func BenchmarkStockStart(b *testing.B) {
 		b.Fatal(err)
 	}
 	state := b.TempDir()
+	// runsc keeps an empty network namespace bound in its state directory.
+	b.Cleanup(func() { _ = unix.Unmount(filepath.Join(state, "runsc", "null-netns"), unix.MNT_DETACH) })
 	clis := map[string][]string{
 		"runc":  {"runc", "--root", filepath.Join(state, "runc")},
 		"runsc": {runsc, "--root", filepath.Join(state, "runsc"), "--platform", "systrap", "--network", "none", "--ignore-cgroups"},
