@@ -151,7 +151,7 @@ func (w *world) assumed(uid string, st pod.Status) bool {
 // gateways gives the listeners of Services that are reached from outside.
 func (w *world) gateways(svid wire.SVID) []wire.Gateway {
 	var out []wire.Gateway
-	taken := map[netip.AddrPort]string{}
+	taken := map[netip.AddrPort]string{w.n.cfg.RegistryListen: "of the registry"}
 	w.clashes = nil
 	for _, s := range w.all.Services {
 		for _, p := range s.Spec.Ports {

@@ -237,8 +237,14 @@ func firstError(all ...error) error {
 // serveRegistry answers containerd, and clients of this machine that push.
 func (n *Node) serveRegistry(ctx context.Context) error {
 	l, err := net.Listen("tcp", n.cfg.RegistryListen.String())
-	if err != nil {
-		return fmt.Errorf("listen for the registry: %w", err)
+	for err != nil { // whoever took the port must not keep the node, and its pods, down
+		n.log.Error("the registry does not answer; images that are not here yet cannot start", "error", err)
+		select {
+		case <-time.After(time.Second):
+		case <-ctx.Done():
+			return nil
+		}
+		l, err = net.Listen("tcp", n.cfg.RegistryListen.String())
 	}
 	return serveHTTP(ctx, l, &registry.Server{Store: n.store, AllowPush: true})
 }

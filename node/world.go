@@ -21,6 +21,7 @@ import (
 	"redoubt.dev/api/wire"
 	"redoubt.dev/base/obs"
 	"redoubt.dev/base/run"
+	"redoubt.dev/mesh/compile"
 	"redoubt.dev/node/manifest"
 	"redoubt.dev/node/plan"
 	"redoubt.dev/node/pod"
@@ -202,20 +203,44 @@ func (w *world) accept(s *set) error {
 	if err := all.Check(); err != nil {
 		return err
 	}
+	if err := reserved(&s.good); err != nil {
+		return err
+	}
 	s.Loaded = time.Now()
 	if err := w.n.saveSet(s); err != nil {
 		return fmt.Errorf("keep set %s: %w", s.Name, err)
 	}
+	// No record, no change: policies are among what comes into force.
+	if err := w.n.audit.Write(obs.Record{Action: "load", Subject: "files", Object: s.Name, Decision: obs.Permit, Reason: s.good.Digest().String()}); err != nil {
+		return err
+	}
 	w.sets = sets
 	w.use(all)
-	_ = w.n.audit.Write(obs.Record{Action: "load", Subject: "files", Object: s.Name, Decision: obs.Permit, Reason: s.good.Digest().String()})
 	for _, p := range w.pods {
 		p.Kick()
 	}
 	return nil
 }
 
+// reserved refuses workloads in the platform's own namespace: their identities
+// would be the gateway's, the builder's and the node's.
+func reserved(s *manifest.Set) error {
+	var all []error
+	for _, k := range s.Keys() {
+		switch k.Kind {
+		case "Pod", "Deployment", "StatefulSet", "Job", "ServiceAccount":
+			if k.Namespace == compile.RootNamespace {
+				all = append(all, &errs.Error{Kind: errs.Denied, Subject: k.String(), Field: "metadata.namespace", Expected: "another namespace", Seen: k.Namespace, Fix: "the names in it belong to the platform"})
+			}
+		}
+	}
+	return errors.Join(all...)
+}
+
 func (w *world) drop(name string) error {
+	if err := w.n.audit.Write(obs.Record{Action: "unload", Subject: "redoubt down", Object: name, Decision: obs.Permit}); err != nil {
+		return err
+	}
 	if err := w.n.removeSet(name); err != nil {
 		return err
 	}

@@ -199,6 +199,12 @@ func (v *verification) attestBundle(i int, raw []byte, keys []key) {
 		v.cause("bundle %d: is about %s", i, a.Statement.About())
 		return
 	}
+	// Evidence is about an image under its name: whoever may push could else put
+	// one team's image, with its genuine signature, under another team's tag.
+	if name := a.Statement.Subject[0].Name; name != "" && name != v.ev.Ref.Name() { // "": foreign signers that name none
+		v.cause("bundle %d: is about %q, not %q", i, name, v.ev.Ref.Name())
+		return
+	}
 	v.atts = append(v.atts, a)
 }
 

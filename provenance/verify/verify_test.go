@@ -76,7 +76,7 @@ func (b *bench) digest() artifact.Digest { return artifact.DigestOf(b.ev.Manifes
 
 func (b *bench) statement(t testing.TB, kind string, predicate any) bundle.Statement {
 	t.Helper()
-	st, err := bundle.NewStatement("x", b.digest(), kind, predicate)
+	st, err := bundle.NewStatement("registry.bank.example/bank/ledger", b.digest(), kind, predicate)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -190,8 +190,9 @@ func TestSignature(t *testing.T) {
 		"signature over the payload, not PAE": {[][]byte{sign(builder, provenancetest.Forged{Sign: func(p []byte) []byte { return p }})}, errs.Unproven},
 		"signed for another type":             {[][]byte{sign(builder, provenancetest.Forged{Sign: func(p []byte) []byte { return bundle.PAE("text/plain", p) }})}, errs.Unproven},
 		"payload swapped": {[][]byte{sign(builder, provenancetest.Forged{Bundle: func(x *bundle.Bundle) {
-			x.DSSEEnvelope.Payload = bytes.Replace(x.DSSEEnvelope.Payload, []byte(`"x"`), []byte(`"y"`), 1)
+			x.DSSEEnvelope.Payload = bytes.Replace(x.DSSEEnvelope.Payload, []byte("bank/ledger"), []byte("bank/lodger"), 1)
 		}})}, errs.Unproven},
+		"genuine, of another repository": {[][]byte{payload(`{"_type":"https://in-toto.io/Statement/v1","subject":[{"name":"registry.bank.example/demo/debian","digest":{"sha256":"` + hex + `"}}],"predicateType":"https://sigstore.dev/cosign/sign/v1","predicate":{}}`)}, errs.Unproven},
 		"two signatures": {[][]byte{sign(builder, provenancetest.Forged{Bundle: func(x *bundle.Bundle) {
 			x.DSSEEnvelope.Signatures = append(x.DSSEEnvelope.Signatures, x.DSSEEnvelope.Signatures[0])
 		}})}, errs.Unproven},

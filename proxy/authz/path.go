@@ -39,7 +39,7 @@ func Normalise(dst, target []byte) (path, query []byte, ok bool) {
 			if c == '/' || c == '\\' || c == 0 {
 				return dst, nil, false
 			}
-			if !unreserved(c) {
+			if !plain(c) {
 				dst = append(dst, '%', upper[c>>4], upper[c&15])
 				continue
 			}
@@ -107,6 +107,14 @@ func unhex(c byte) int {
 	return -1
 }
 
-func unreserved(c byte) bool {
-	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9' || c == '-' || c == '.' || c == '_' || c == '~'
+// plain tells whether a byte stands for itself in a path whether it is escaped
+// or not, to the servers behind: the unreserved characters (RFC 3986, 2.3), and
+// of the reserved ones those that end no segment and begin no parameter. A
+// rule on "/accounts:close" must match "/accounts%3Aclose".
+func plain(c byte) bool {
+	switch c {
+	case '-', '.', '_', '~', ':', '@', '!', '$', '&', '\'', '(', ')', '*', '+', ',', '=':
+		return true
+	}
+	return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || '0' <= c && c <= '9'
 }

@@ -150,11 +150,11 @@ func (t *tree) whiteoutEntry(dirElems []string, base string) error {
 
 // inode makes the node that a header describes, and stores its content.
 func (t *tree) inode(h *tar.Header, r io.Reader) (*node, error) {
-	if h.Typeflag == tar.TypeLink {
-		return t.hardLink(h)
-	}
 	if err := t.count(); err != nil {
 		return nil, err
+	}
+	if h.Typeflag == tar.TypeLink {
+		return t.hardLink(h)
 	}
 	n, err := t.attributes(h)
 	if err != nil {

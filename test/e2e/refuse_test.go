@@ -170,7 +170,10 @@ func TestImageSignedByAnotherKeyIsRefused(t *testing.T) {
 func TestChangedLayerIsRefused(t *testing.T) {
 	l := start(t)
 	image := registryName + "/refuse/rotten:1.0"
-	l.must(t, "build", filepath.Join(repo, "examples/bank/risk"), "-t", image, "--label", "test=rotten") // an image of its own: no root file system of it was made
+	// A layer of its own: no root file system of it was made yet.
+	rootfs := t.TempDir()
+	writeFile(t, rootfs+"/x", strings.Repeat("rotten ", 1000))
+	l.must(t, "build", "--rootfs", rootfs, "-t", image, "--entrypoint", "/x")
 	ref, err := name.ParseReference(loopback+"/refuse/rotten:1.0", name.Insecure)
 	if err != nil {
 		t.Fatal(err)
