@@ -181,6 +181,11 @@ func (l *lab) booked(t *testing.T) map[string]int {
 // After redoubt down nothing runs and nothing is left of what ran.
 func TestDownLeavesNothing(t *testing.T) {
 	l := start(t)
+	// Names of the sandboxes: other installations of the machine may have some.
+	boxes, err := filepath.Glob("/run/redoubt/engine/pods/*")
+	if err != nil || len(boxes) == 0 {
+		t.Fatalf("no sandboxes to look for: %v", err)
+	}
 	// Also after a death: the node that ends things is not the one that made them.
 	kill9(t, l.status(t).Node.PID)
 	l.must(t, "down")
@@ -196,7 +201,14 @@ func TestDownLeavesNothing(t *testing.T) {
 	if _, err := os.Stat("/run/redoubt"); !os.IsNotExist(err) {
 		t.Errorf("/run/redoubt is left: %v", err)
 	}
-	for _, pattern := range []string{"/sys/class/net/rd*", "/sys/fs/cgroup/*/redoubt/pod-*", "/sys/fs/cgroup/redoubt/pod-*", l.root() + "/logs/*", l.root() + "/node/pods/*", l.root() + "/node/sets/*"} {
+	for _, box := range boxes {
+		for _, tree := range []string{"/sys/fs/cgroup/*/redoubt/pod-", "/sys/fs/cgroup/redoubt/pod-"} {
+			if m, err := filepath.Glob(tree + filepath.Base(box)[:32]); err != nil || len(m) > 0 {
+				t.Errorf("left: %v %v", m, err)
+			}
+		}
+	}
+	for _, pattern := range []string{"/sys/class/net/rd*", l.root() + "/logs/*", l.root() + "/node/pods/*", l.root() + "/node/sets/*"} {
 		m, err := filepath.Glob(pattern)
 		if err != nil || len(m) > 0 {
 			t.Errorf("left: %v %v", m, err)
