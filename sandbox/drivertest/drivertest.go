@@ -102,8 +102,6 @@ func Run(t *testing.T, f Fixture) {
 // time: it is there to show what a boundary is worth, not to be shipped.
 var ofRunc = map[string]string{
 	"DieWhileCreating": "runc cut down between two of its steps keeps what it likes",
-	"Output":           "runc's standard output and error come in either order",
-	"Shared":           "runc's standard output and error come in either order",
 	"Terminal":         "runc may set a terminal up after the program looked at it",
 }
 
