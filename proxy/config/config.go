@@ -270,7 +270,8 @@ type VirtualHost struct {
 	Retry           *Retry
 	Mirrors         []Mirror
 	PerFilter       map[string]any
-	IncludeAttempts bool // include_request_attempt_count
+	IncludeAttempts bool           // include_request_attempt_count
+	Limits          []LimitActions // rate_limits
 }
 
 // Route is one route. Exactly one of To, Redirect and Direct is set.
@@ -379,6 +380,7 @@ type Forward struct {
 	Priority         uint8           // 0 default, 1 high: which circuit breakers count
 	Upgrades         map[string]bool // overrides the manager's
 	InternalRedirect *InternalRedirect
+	Limits           []LimitActions // rate_limits
 }
 
 // Weighted is one share of a weighted cluster.
