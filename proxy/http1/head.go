@@ -4,6 +4,8 @@ package http1
 
 import (
 	"bytes"
+
+	"redoubt.dev/proxy/message"
 )
 
 // Bounds of a head.
@@ -49,47 +51,29 @@ var (
 	errExpect      = fault(417, "expectation not supported")
 )
 
-// Span is a range of a head's bytes, from the head's start.
-type Span struct{ From, To int32 }
-
-// Len is the number of bytes.
-func (s Span) Len() int { return int(s.To - s.From) }
-
-// In gives the bytes of s in head.
-func (s Span) In(head []byte) []byte { return head[s.From:s.To] }
-
-// Known tells which of the fields that a proxy acts on a Field is.
-type Known uint8
-
-// The known fields.
-const (
-	Other Known = iota
-	Host
-	ContentLength
-	TransferEncoding
-	Connection
-	KeepAlive
-	ProxyConnection
-	TE
-	Trailer
-	Upgrade
-	Expect
-	ClientCert   // X-Forwarded-Client-Cert
-	ForwardedFor // X-Forwarded-For
+// Words shared with the other codecs.
+type (
+	Span  = message.Span
+	Field = message.Field
+	Known = message.Known
 )
 
-var known = map[string]Known{
-	"host": Host, "content-length": ContentLength, "transfer-encoding": TransferEncoding, "connection": Connection,
-	"keep-alive": KeepAlive, "proxy-connection": ProxyConnection, "te": TE, "trailer": Trailer, "upgrade": Upgrade,
-	"expect": Expect, "x-forwarded-client-cert": ClientCert, "x-forwarded-for": ForwardedFor,
-}
-
-// Field is one field line.
-type Field struct {
-	Name, Value Span
-	Known       Known
-	Drop        bool // named by a connection option: ends at this hop
-}
+// The known fields that this package acts on.
+const (
+	Other            = message.Other
+	Host             = message.Host
+	ContentLength    = message.ContentLength
+	TransferEncoding = message.TransferEncoding
+	Connection       = message.Connection
+	KeepAlive        = message.KeepAlive
+	ProxyConnection  = message.ProxyConnection
+	TE               = message.TE
+	Trailer          = message.Trailer
+	Upgrade          = message.Upgrade
+	Expect           = message.Expect
+	ClientCert       = message.ClientCert
+	ForwardedFor     = message.ForwardedFor
+)
 
 // Head is what request and response heads share. Its spans count from the
 // first byte of the message; it is reused from message to message.
@@ -190,7 +174,7 @@ func field(b []byte, p, end int) (f Field, err error) {
 		}
 		return f, errFieldName
 	}
-	f.Name = Span{int32(p), int32(i)}
+	f.Name = Span{From: int32(p), To: int32(i)}
 	i++
 	for i < end && (b[i] == ' ' || b[i] == '\t') {
 		i++
@@ -206,29 +190,9 @@ func field(b []byte, p, end int) (f Field, err error) {
 			return f, errFieldValue
 		}
 	}
-	f.Value = Span{int32(i), int32(end)}
-	f.Known = lookup(f.Name.In(b))
+	f.Value = Span{From: int32(i), To: int32(end)}
+	f.Known = message.Lookup(f.Name.In(b))
 	return f, nil
-}
-
-// lookup finds a known name. Most names are not: the length and first letter
-// rule them out before the map is asked.
-func lookup(name []byte) Known {
-	switch len(name) {
-	case 2, 4, 6, 7, 10, 14, 15, 16, 17, 23:
-	default:
-		return Other
-	}
-	switch name[0] | 0x20 {
-	case 'h', 'c', 't', 'k', 'p', 'u', 'e', 'x':
-	default:
-		return Other
-	}
-	var low [24]byte
-	for i, c := range name {
-		low[i] = lower(c)
-	}
-	return known[string(low[:len(name)])]
 }
 
 // framing reads the fields that say where the message ends and what becomes
@@ -306,11 +270,11 @@ func (h *Head) options(b, v []byte) (upgrade bool, err error) {
 // strip what the next hop frames, routes or authorises by (the trick behind
 // several published bypasses).
 func (h *Head) drop(b, name []byte) error {
-	switch k := lookup(name); k {
-	case Host, ContentLength, TransferEncoding, ClientCert, ForwardedFor, Expect:
+	switch message.Lookup(name) {
+	case Host, ContentLength, TransferEncoding, ClientCert, ForwardedFor, Expect, message.Authorization, message.Cookie:
 		return errConnection
 	}
-	if equalFold(name, "authorization") || equalFold(name, "cookie") || hasPrefixFold(name, "x-forwarded-") {
+	if hasPrefixFold(name, "x-forwarded-") {
 		return errConnection
 	}
 	for i := range h.Fields {
@@ -321,13 +285,9 @@ func (h *Head) drop(b, name []byte) error {
 	return nil
 }
 
-// Hop tells that a field speaks of this connection only and is not passed on.
-func (f *Field) Hop() bool {
-	switch f.Known {
-	case Connection, KeepAlive, ProxyConnection, TE, Upgrade, TransferEncoding, ContentLength:
-		return true
-	}
-	return f.Drop
+// hop tells that a field speaks of this connection only and is not passed on.
+func hop(f *Field) bool {
+	return f.Drop || f.Known.Hop() && f.Known != Host
 }
 
 func decimal(b []byte) (int64, bool) {
@@ -354,12 +314,7 @@ func trim(b []byte) []byte {
 	return b
 }
 
-func lower(c byte) byte {
-	if 'A' <= c && c <= 'Z' {
-		return c | 0x20
-	}
-	return c
-}
+func lower(c byte) byte { return message.Lower(c) }
 
 // equalFold compares b with the lower case s.
 func equalFold(b []byte, s string) bool { return len(b) == len(s) && hasPrefixFold(b, s) }

@@ -58,7 +58,7 @@ func (r *Request) start(b []byte) (int, error) {
 			return 0, errMethod
 		}
 	}
-	r.Method = Span{0, int32(i)}
+	r.Method = Span{From: 0, To: int32(i)}
 	if r.Minor, err = version(l[j+1:]); err != nil {
 		return 0, err
 	}
@@ -88,17 +88,17 @@ func (r *Request) target(b []byte, from, to int) error {
 	case string(r.Method.In(b)) == "CONNECT":
 		return errConnect
 	case t[0] == '/':
-		r.Target = Span{int32(from), int32(to)}
+		r.Target = Span{From: int32(from), To: int32(to)}
 	case string(t) == "*" && string(r.Method.In(b)) == "OPTIONS":
-		r.Target = Span{int32(from), int32(to)}
+		r.Target = Span{From: int32(from), To: int32(to)}
 	case hasPrefixFold(t, "http://"):
 		h := from + len("http://")
 		i := bytes.IndexAny(b[h:to], "/?")
 		if i < 0 {
 			i = to - h
 		}
-		r.HostSpan = Span{int32(h), int32(h + i)}
-		r.Target = Span{int32(h + i), int32(to)}
+		r.HostSpan = Span{From: int32(h), To: int32(h + i)}
+		r.Target = Span{From: int32(h + i), To: int32(to)}
 		r.Root = r.Target.Len() == 0 || b[h+i] == '?'
 		return checkHost(r.HostSpan.In(b), false)
 	default:
@@ -212,7 +212,7 @@ func (r *Request) Append(dst, b []byte, w *Rewrite) []byte {
 	for i := range r.Fields {
 		f := &r.Fields[i]
 		switch {
-		case f.Known == Host, f.Known == ClientCert, f.Hop() && !(f.Known == TE && trailers(f.Value.In(b))):
+		case f.Known == Host, f.Known == ClientCert, hop(f) && !(f.Known == TE && trailers(f.Value.In(b))):
 			continue
 		case f.Known == ForwardedFor && w.For != nil, f.Known == Expect && !r.Continue:
 			continue

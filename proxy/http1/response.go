@@ -45,7 +45,7 @@ func (r *Response) start(b []byte) (int, error) {
 		return 0, errStatus
 	}
 	r.Status = int(n)
-	r.Reason = Span{int32(min(13, end)), int32(end)}
+	r.Reason = Span{From: int32(min(13, end)), To: int32(end)}
 	for _, c := range r.Reason.In(b) {
 		if !isValue[c] {
 			return 0, errStatus
@@ -96,7 +96,7 @@ func (r *Response) Append(dst, b []byte, fr Frame) []byte {
 	dst = append(dst, "\r\n"...)
 	for i := range r.Fields {
 		f := &r.Fields[i]
-		if f.Hop() && !(f.Known == Upgrade && !r.Upgrade) { // 426 names what it wants in Upgrade
+		if hop(f) && !(f.Known == Upgrade && !r.Upgrade) { // 426 names what it wants in Upgrade
 			continue
 		}
 		dst = appendField(dst, b, f)
