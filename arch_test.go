@@ -38,7 +38,7 @@ var walls = map[string][]string{
 	"github.com/containerd/":         {"sandbox/shim", "sandbox/engine", "test"},
 	"gvisor.dev/":                    {"sandbox/driver/sentry", "cmd/redoubt-sentry"},
 	"github.com/erofs/":              {"sandbox/image"},
-	"github.com/envoyproxy/":         {"mesh/xds", "proxy/xds"},
+	"github.com/envoyproxy/":         {"mesh/xds", "proxy/xds", "test"},
 	"github.com/sigstore/":           {"provenance"},
 	"github.com/google/go-container": {"provenance", "sandbox/image", "test"},
 	"github.com/vishvananda/netlink": {"sandbox/edge", "test"},

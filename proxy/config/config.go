@@ -121,9 +121,6 @@ type Cert struct {
 	OCSPFile  string
 }
 
-// SecretBytes is key material; it prints redacted.
-type SecretBytes []byte
-
 // Validation says which peers are believed.
 type Validation struct {
 	CAs        []byte // PEM
