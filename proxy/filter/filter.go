@@ -15,9 +15,10 @@ type Verdict uint8
 
 // The verdicts.
 const (
-	Next  Verdict = iota // go on with the next filter
-	Hold                 // Context.Resume will be called with the verdict, once, on the loop
-	Reply                // Context.Local says what is answered; the request goes no further
+	Next     Verdict = iota // go on with the next filter
+	Hold                    // Context.Resume will be called with the verdict, once, on the loop
+	Reply                   // Context.Local says what is answered; the request goes no further
+	NeedBody                // read the body into Context.Body, as BufferRequest and BufferPartial say, and ask the same filter again
 )
 
 // Filter looks at a request's head before it leaves.
@@ -134,6 +135,8 @@ type Context struct {
 
 	Began             int64 // engine.Mono of the first byte of the head
 	HeadSent          int64 // … when the request's head left; 0 before
+	RequestWhole      int64 // … when the request's last byte came; 0 before
+	RequestSent       int64 // … when the request's last byte left; 0 before
 	UpstreamHead      int64 // … when the response's head came
 	Ended             int64
 	BytesIn, BytesOut uint64 // body bytes
@@ -145,6 +148,7 @@ type Context struct {
 
 	// What a filter asks of the exchange, in Request or Response:
 	BufferRequest  int       // hold the head until the body is whole, at most so many bytes; 413 above. 0: stream
+	BufferPartial  bool      // with NeedBody: BufferRequest bytes will do when the body is longer
 	RequestBody    Transform // nil: pass
 	ResponseBody   Transform
 	RequestTimeout time.Duration // from a trusted header, e.g. grpc-timeout; 0: the route's
@@ -156,7 +160,13 @@ type Context struct {
 	Post   func(func()) bool // runs a function on the request's loop, from anywhere; false when the loop has ended
 	Rand   func() uint64     // of the loop; needs no secrecy
 
-	Slots []any // one per filter of the chain
+	Body      []byte // after NeedBody: what was read; not to be changed or kept
+	BodyWhole bool   // Body is all of it
+
+	Slots     []any      // one per filter of the chain; cleared by Chain.End
+	Overrides *Overrides // what the route configuration in force says of the chain's filters
+	At        int        // the filter that was asked last
+	entered   uint64     // filters that saw the request
 }
 
 // Router finds routes. Package router's Table is one.
