@@ -22,3 +22,9 @@ func KeyUpdateForTest(c *Conn, ask bool) []byte {
 
 // LimitForTest lowers the number of records per write key.
 func LimitForTest(c *Conn, n uint64) { c.out.suite.limit = n }
+
+// SecretLenForTest is the length of a suite's secrets.
+func SecretLenForTest(id uint16) int {
+	s := suites[id]
+	return s.secretLen()
+}

@@ -3,6 +3,7 @@
 package record
 
 import (
+	"crypto/tls"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -30,6 +31,7 @@ const (
 	maxEmpty   = 32       // empty records in a row
 	maxUpdates = 64       // key updates without data between them
 	maxMessage = 64 << 10 // one post-handshake message
+	maxTickets = 4        // session tickets that are looked at
 )
 
 // Faults that end a connection. They say nothing about keys.
@@ -40,6 +42,8 @@ var (
 	errEmpty   = errors.New("too many empty records")
 	errUpdates = errors.New("too many key updates")
 	errMessage = errors.New("unexpected post-handshake message")
+
+	errRenegotiation = errors.New("peer asks for renegotiation")
 )
 
 // Alert is a fatal alert of the peer.
@@ -47,39 +51,82 @@ type Alert byte
 
 func (a Alert) Error() string { return fmt.Sprintf("peer sent alert %d", byte(a)) }
 
+// Params are what a handshake, or an earlier process, left behind.
+type Params struct {
+	Version, Suite uint16 // as crypto/tls names them: TLS 1.2 or 1.3
+	Client         bool   // this side is the client
+	// Read and Write are the peer's and this side's secrets: in TLS 1.3 the
+	// application traffic secrets, in TLS 1.2 what Keys12 gives.
+	Read, Write []byte
+	// ReadSeq and WriteSeq are how many records there were under these keys:
+	// in TLS 1.2 one, Finished; in TLS 1.3 none, unless a server has sent
+	// tickets.
+	ReadSeq, WriteSeq uint64
+}
+
 // Conn is the record layer of one connection after its handshake. It
-// implements engine.Records.
+// implements all of engine.Records: Open, Seal, SealInPlace, Closing, Pending.
 type Conn struct {
 	in, out half
+	version uint16
+	id      uint16 // of the suite
+	client  bool
 	msg     []byte // start of a handshake message whose rest is in later records
 	empty   int
 	updates int
-	answer  bool // the peer asked for a key update in return
+	answer  bool    // the peer asked for a key update in return, or for a renegotiation
+	tickets Tickets // nil unless wanted, and after the first record of another kind
 }
 
-// New makes the record layer for the given TLS 1.3 suite. read and write are
-// the peer's and this side's application traffic secrets; they are copied.
-func New(suite uint16, read, write []byte) (*Conn, error) {
-	c := new(Conn)
-	if err := c.in.init(suite, read); err != nil {
+// Tickets is given the records of a TLS 1.3 server that carry session
+// tickets, sealed as they came, while nothing else has come: a client can do
+// without later ones, and crypto/tls, which alone can read them, counts
+// records from the same start.
+type Tickets interface {
+	// Ticket must not keep rec. Done releases the receiver.
+	Ticket(rec []byte)
+	Done()
+}
+
+// New makes the record layer of a connection whose handshake is complete. The
+// secrets are copied.
+func New(p *Params) (*Conn, error) {
+	s, err := find(p.Version, p.Suite)
+	if err != nil {
 		return nil, err
 	}
-	if err := c.out.init(suite, write); err != nil {
+	c := &Conn{version: p.Version, id: p.Suite, client: p.Client}
+	if err := c.in.init(s, p.Read, p.ReadSeq); err != nil {
+		return nil, err
+	}
+	if err := c.out.init(s, p.Write, p.WriteSeq); err != nil {
 		return nil, err
 	}
 	return c, nil
 }
 
+// WatchTickets has t see the server's tickets. It is called before Open.
+func (c *Conn) WatchTickets(t Tickets) { c.tickets = t }
+
+// Worn tells that a TLS 1.2 key has sealed or opened as many records as it
+// should, and cannot be replaced: the connection should be drained.
+func (c *Conn) Worn() bool {
+	return c.version == tls.VersionTLS12 && max(c.in.seq, c.out.seq) >= c.out.suite.limit
+}
+
 // Open opens one record, header included, and appends its plaintext to dst.
 // rec must be whole; its bytes may be overwritten.
 func (c *Conn) Open(dst, rec []byte) ([]byte, engine.Kind, error) {
+	if c.version == tls.VersionTLS12 {
+		return c.open12(dst, rec)
+	}
 	// RFC 8446, 5.2: the outer type is always application data. The legacy
 	// version is ignored, but is authenticated as part of the header.
 	if len(rec) < headerLen+1+c.in.aead.Overhead() || rec[0] != typeData {
 		return dst, 0, errFormat
 	}
-	copy(c.in.ad[:], rec)
-	out, err := c.in.aead.Open(dst, c.in.next(), rec[headerLen:], c.in.ad[:])
+	copy(c.in.ad[:headerLen], rec)
+	out, err := c.in.aead.Open(dst, c.in.next(), rec[headerLen:], c.in.ad[:headerLen])
 	if err != nil {
 		return dst, 0, errAuth
 	}
@@ -99,6 +146,9 @@ func (c *Conn) Open(dst, rec []byte) ([]byte, engine.Kind, error) {
 	if len(c.msg) > 0 && kind != typeHandshake {
 		return dst, 0, errType // RFC 8446, 5.1: messages are not interleaved
 	}
+	if c.tickets != nil {
+		c.watch(kind, body, rec)
+	}
 	switch kind {
 	case typeData:
 		if len(body) > 0 {
@@ -113,6 +163,17 @@ func (c *Conn) Open(dst, rec []byte) ([]byte, engine.Kind, error) {
 		return dst, engine.Control, c.handshake(body)
 	}
 	return dst, 0, errType
+}
+
+// watch shows a record to who waits for tickets, before the message in it is
+// looked at.
+func (c *Conn) watch(kind byte, body, rec []byte) {
+	if kind == typeHandshake && len(body) > 0 && (len(c.msg) > 0 || body[0] == msgNewSessionTicket) && c.empty < maxTickets {
+		c.tickets.Ticket(rec)
+		return
+	}
+	c.tickets.Done()
+	c.tickets = nil
 }
 
 func (c *Conn) alert(dst, body []byte) ([]byte, engine.Kind, error) {
@@ -149,7 +210,9 @@ func (c *Conn) handshake(body []byte) error {
 		rest := c.msg[4+n:]
 		switch kind {
 		case msgNewSessionTicket:
-			// Sessions are not resumed: each connection proves both identities anew.
+			if !c.client {
+				return errMessage
+			}
 			if c.empty++; c.empty > maxEmpty {
 				return errEmpty
 			}
@@ -176,12 +239,18 @@ func (c *Conn) handshake(body []byte) error {
 	return nil
 }
 
-// Pending appends the key update that the peer asked for, if it did.
+// Pending appends the key update that the peer asked for, or the refusal of
+// a renegotiation.
 func (c *Conn) Pending(dst []byte) []byte {
 	if !c.answer {
 		return dst
 	}
 	c.answer = false
+	if c.version == tls.VersionTLS12 {
+		start := len(dst)
+		dst = append(dst, 0, 0, 0, 0, 0, levelWarning, alertNoRenegotiation)
+		return c.seal12(dst, start, typeAlert)
+	}
 	return c.rekey(dst)
 }
 
@@ -197,22 +266,18 @@ func (c *Conn) Seal(dst, p []byte) []byte {
 // SealInPlace makes a record of b[start:], whose first HeaderLen bytes are a
 // gap for the header.
 func (c *Conn) SealInPlace(b []byte, start int) []byte {
-	b = c.seal(b, start, typeData)
-	if c.out.seq >= c.out.suite.limit {
-		b = c.rekey(b)
-	}
-	return b
+	return c.limit(c.seal(b, start, typeData))
 }
 
 // Closing appends the close_notify alert.
 func (c *Conn) Closing(dst []byte) []byte {
 	start := len(dst)
-	dst = append(dst, 0, 0, 0, 0, 0, 1, alertCloseNotify)
+	dst = append(dst, 0, 0, 0, 0, 0, levelWarning, alertCloseNotify)
 	return c.seal(dst, start, typeAlert)
 }
 
 func (c *Conn) limit(dst []byte) []byte {
-	if c.out.seq >= c.out.suite.limit {
+	if c.version == tls.VersionTLS13 && c.out.seq >= c.out.suite.limit {
 		return c.rekey(dst)
 	}
 	return dst
@@ -230,11 +295,15 @@ func (c *Conn) rekey(dst []byte) []byte {
 }
 
 func (c *Conn) seal(b []byte, start int, kind byte) []byte {
+	if c.version == tls.VersionTLS12 {
+		return c.seal12(b, start, kind)
+	}
 	b = append(b, kind)
 	h := &c.out
-	h.ad = [headerLen]byte{typeData, 3, 3}
+	h.ad[0], h.ad[1], h.ad[2] = typeData, 3, 3
 	binary.BigEndian.PutUint16(h.ad[3:], uint16(len(b)-start-headerLen+h.aead.Overhead()))
-	copy(b[start:], h.ad[:])
+	ad := h.ad[:headerLen]
+	copy(b[start:], ad)
 	plain := b[start+headerLen:]
-	return h.aead.Seal(b[:start+headerLen], h.next(), plain, h.ad[:])
+	return h.aead.Seal(b[:start+headerLen], h.next(), plain, ad)
 }

@@ -32,7 +32,7 @@ func secrets(t testing.TB) (client, server []byte) {
 // TestVectors seals what RFC 8448, section 3 seals.
 func TestVectors(t *testing.T) {
 	cs, ss := secrets(t)
-	c, err := record.New(tls.TLS_AES_128_GCM_SHA256, ss, cs)
+	c, err := record.New(&record.Params{Version: tls.VersionTLS13, Suite: tls.TLS_AES_128_GCM_SHA256, Client: true, Read: ss, Write: cs})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -49,27 +49,34 @@ func TestVectors(t *testing.T) {
 	}
 }
 
-var suites = []uint16{tls.TLS_AES_128_GCM_SHA256, tls.TLS_AES_256_GCM_SHA384, tls.TLS_CHACHA20_POLY1305_SHA256}
+var (
+	suites   = []uint16{tls.TLS_AES_128_GCM_SHA256, tls.TLS_AES_256_GCM_SHA384, tls.TLS_CHACHA20_POLY1305_SHA256}
+	suites12 = []uint16{tls.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256, tls.TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384, tls.TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256}
+	both     = append(append([]uint16(nil), suites...), suites12...)
+)
 
+// pair gives a server and a client.
 func pair(t testing.TB, suite uint16) (a, b *record.Conn) {
 	t.Helper()
-	n := 32
-	if suite == tls.TLS_AES_256_GCM_SHA384 {
-		n = 48
+	p := record.Params{Version: tls.VersionTLS13, Suite: suite}
+	if _, _, err := record.Keys12(suite, false, make([]byte, 48), make([]byte, 32), make([]byte, 32)); err == nil {
+		p.Version, p.ReadSeq, p.WriteSeq = tls.VersionTLS12, 1, 1
 	}
-	x, y := bytes.Repeat([]byte{1}, n), bytes.Repeat([]byte{2}, n)
-	a, err := record.New(suite, x, y)
+	n := record.SecretLenForTest(suite)
+	p.Read, p.Write = bytes.Repeat([]byte{1}, n), bytes.Repeat([]byte{2}, n)
+	a, err := record.New(&p)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if b, err = record.New(suite, y, x); err != nil {
+	p.Read, p.Write, p.Client = p.Write, p.Read, true
+	if b, err = record.New(&p); err != nil {
 		t.Fatal(err)
 	}
 	return a, b
 }
 
 func TestRoundTrip(t *testing.T) {
-	for _, s := range suites {
+	for _, s := range both {
 		t.Run(tls.CipherSuiteName(s), func(t *testing.T) {
 			a, b := pair(t, s)
 			rng := rand.New(rand.NewPCG(1, 2))
@@ -100,7 +107,7 @@ func TestRoundTrip(t *testing.T) {
 }
 
 func TestTamperingIsSeen(t *testing.T) {
-	for _, s := range suites {
+	for _, s := range both {
 		a, _ := pair(t, s)
 		good := a.Seal(nil, []byte("pay 100 to alice"))
 		for i := range good {
@@ -250,7 +257,13 @@ func TestFragmentedMessages(t *testing.T) {
 }
 
 func TestNoAllocation(t *testing.T) {
-	a, b := pair(t, tls.TLS_AES_128_GCM_SHA256)
+	for _, s := range both {
+		noAllocation(t, s)
+	}
+}
+
+func noAllocation(t *testing.T, suite uint16) {
+	a, b := pair(t, suite)
 	buf, out := make([]byte, 0, 2048), make([]byte, 0, 2048)
 	p := make([]byte, 1000)
 	if n := testing.AllocsPerRun(100, func() {
@@ -264,11 +277,17 @@ func TestNoAllocation(t *testing.T) {
 }
 
 func TestBadSecrets(t *testing.T) {
-	if _, err := record.New(tls.TLS_AES_128_GCM_SHA256, make([]byte, 31), make([]byte, 32)); err == nil {
-		t.Error("a short secret was taken")
-	}
-	if _, err := record.New(tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, make([]byte, 32), make([]byte, 32)); err == nil {
-		t.Error("a TLS 1.2 suite was taken")
+	for name, p := range map[string]record.Params{
+		"a short secret":    {Version: tls.VersionTLS13, Suite: tls.TLS_AES_128_GCM_SHA256, Read: make([]byte, 31), Write: make([]byte, 32)},
+		"a TLS 1.2 suite":   {Version: tls.VersionTLS13, Suite: tls.TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256, Read: make([]byte, 32), Write: make([]byte, 32)},
+		"a TLS 1.3 suite":   {Version: tls.VersionTLS12, Suite: tls.TLS_AES_128_GCM_SHA256, Read: make([]byte, 32), Write: make([]byte, 32)},
+		"CBC":               {Version: tls.VersionTLS12, Suite: tls.TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA256, Read: make([]byte, 20), Write: make([]byte, 20)},
+		"no version":        {Suite: tls.TLS_AES_128_GCM_SHA256, Read: make([]byte, 32), Write: make([]byte, 32)},
+		"an endless number": {Version: tls.VersionTLS13, Suite: tls.TLS_AES_128_GCM_SHA256, Read: make([]byte, 32), Write: make([]byte, 32), WriteSeq: 1 << 63},
+	} {
+		if _, err := record.New(&p); err == nil {
+			t.Errorf("%s was taken", name)
+		}
 	}
 }
 
