@@ -130,6 +130,7 @@ type Context struct {
 	Remote      netip.Addr // the client, after X-Forwarded-For
 	Internal    bool       // Remote is a private address and nothing untrusted was passed on
 	RequestID   []byte
+	HealthCheck bool         // a health checking filter knew it as such
 	Sampled     bool         // traced
 	TraceParent [16 + 8]byte // trace and span id of the request's own span
 
