@@ -8,8 +8,8 @@
 // → the connection goes on behind it. Append writes one for an upstream.
 //
 // Invariants:
-//   - Parse is pure, strict and allocates nothing: what the specification does
-//     not allow is Malformed, at the first byte that shows it
+//   - Parse is pure and strict: what the specification does not allow is
+//     Malformed, at the first byte that shows it; version 2 allocates nothing
 //   - lengths are bounded before anything is waited for (MaxLen)
 //   - TLVs are walked to their end, and a checksum, when present, is right,
 //     before a Header is given out

@@ -38,11 +38,3 @@ type Header struct {
 	// valid as long as the bytes that were parsed.
 	TLVs []byte
 }
-
-// Parse reads the header at the start of b. n is its length after Complete.
-func Parse(b []byte) (h Header, n int, f Found) { return h, 0, Absent }
-
-// Append appends h to dst in its version. It gives dst unchanged when h
-// cannot be written: mixed families, paths over 108 bytes, or TLVs that are
-// malformed or too long.
-func Append(dst []byte, h *Header) []byte { return dst }
