@@ -163,6 +163,7 @@ type HTTPManager struct {
 	HTTP2             HTTP2Options
 	XFF               XFF
 	ForwardClientCert ForwardCert
+	CertDetails       CertDetails
 	Normalise         bool // normalize_path
 	MergeSlashes      bool
 	EscapedSlashes    EscapedSlashes
@@ -227,6 +228,10 @@ const (
 	CertSanitizeSet
 	CertAlwaysForwardOnly
 )
+
+// CertDetails is set_current_client_cert_details: what is told of the client's
+// certificate beside its hash and our own name.
+type CertDetails struct{ Subject, Cert, DNS, URI bool }
 
 // EscapedSlashes is a path_with_escaped_slashes_action.
 type EscapedSlashes uint8
@@ -371,6 +376,7 @@ type Forward struct {
 	Timeout          time.Duration // of the whole response; 0: 15 s; negative: none
 	IdleTimeout      time.Duration // of the stream; 0: the manager's; negative: none
 	MaxDuration      time.Duration
+	GRPCMax          *time.Duration // grpc_timeout_header_max: set, grpc-timeout counts instead of Timeout, up to so much; 0: without bound
 	Retry            *Retry
 	Mirrors          []Mirror
 	Hash             []HashPolicy
