@@ -255,9 +255,16 @@ func (p *Picker) peakEWMA(t *table, now int64) *Host {
 		return t.hosts[0]
 	}
 	i := p.random(t)
-	j := p.random(t)
-	for k := 0; i == j && k < 4; k++ {
-		j = p.random(t)
+	j := i
+	if t.weights != nil {
+		for k := 0; i == j && k < 4; k++ {
+			j = p.random(t)
+		}
+	}
+	if i == j {
+		if j = p.below(n - 1); j >= i {
+			j++
+		}
 	}
 	a, b := t.hosts[i], t.hosts[j]
 	if b.cost(now) < a.cost(now) {
