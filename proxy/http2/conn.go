@@ -3,8 +3,9 @@
 package http2
 
 import (
-	"time"
+	"encoding/binary"
 
+	"redoubt.dev/proxy/http2/hpack"
 	"redoubt.dev/proxy/message"
 )
 
@@ -21,10 +22,10 @@ const (
 type Writer interface{ Append(p []byte) }
 
 // Handler is the owner of the connection and is told what the peer does. Its
-// methods are called from inside Feed, and Reset also from inside Writable
-// and Elapse. They must not keep p.
+// methods are called from inside Feed; Window also from inside Writable, and
+// Reset from inside Close. They must not keep p.
 type Handler interface {
-	// Open begins a request (server role); it must set s.Req.
+	// Open begins a request (server role); it must set s.Req, or reset s.
 	Open(s *Stream)
 	// Head tells that s.Req or s.Resp (final or interim) has been decoded.
 	Head(s *Stream, end bool)
@@ -65,100 +66,236 @@ type Conn struct {
 	h    Handler
 	w    Writer
 
-	sendWin int64
-	room    int
+	dec  hpack.Decoder
+	enc  hpack.Encoder
+	buf  []byte          // frames that we write are put together here
+	tiny [frameHead]byte // … and heads of frames whose payload is elsewhere
+	void message.Head    // what is decoded for nobody
+
+	streams          table
+	oldest, youngest *Stream
+	waiting          [8]line // by urgency
+	gone             []gone  // reset not long ago, a ring
+	goneAt           int
+	ended            [8]uint32 // ended well not long ago, a ring
+	endedAt          int
+
+	phase  phase
+	fault  *Fault
+	data   dataFrame
+	block  fieldBlock
+	budget budget
+
+	lastPeer uint32 // highest stream that the peer opened
+	nextID   uint32 // that we open; 0 in the server role
+	recvWin  int64  // what the peer may send on all streams
+	credit   int64  // consumed, not yet told
+	sendWin  int64
+	room     int64 // what Writable left; or unbounded
+	resuming bool
+
+	peerWindow  int64 // a stream's send window at its start
+	peerFrame   uint32
+	peerStreams uint32
+	peerConnect bool
+
+	unacked    uint8 // SETTINGS of ours
+	pings      uint8 // PINGs of ours that have not come back
+	awaySent   bool
+	lastServed uint32 // with awaySent: streams above are not taken
+	awayGot    bool
+	ending     bool // Shutdown was called and Finish is due
 }
+
+// unbounded is the room when Writable was never called.
+const unbounded = 1<<63 - 1
+
+type phase uint8
+
+const (
+	wantPreface phase = iota
+	wantSettings
+	running
+)
 
 // Reset makes c a new connection and keeps its memory. Streams that were open
 // are forgotten without a word.
-func (c *Conn) Reset(role Role, o Options, h Handler, w Writer) {}
+func (c *Conn) Reset(role Role, o Options, h Handler, w Writer) {
+	o.fill()
+	streams := c.streams
+	streams.clear()
+	*c = Conn{
+		role: role, o: o, h: h, w: w, dec: c.dec, enc: c.enc, buf: c.buf[:0], void: message.Head{Buf: c.void.Buf[:0]}, gone: c.gone[:0], streams: streams,
+		block: fieldBlock{buf: c.block.buf[:0]}, recvWin: defaultWindow, sendWin: defaultWindow, room: unbounded,
+		peerWindow: defaultWindow, peerFrame: defaultMaxFrame, peerStreams: 100,
+	}
+	c.dec.Init()
+	c.enc.Init(o.EncoderTable)
+	c.budget.fill(&c.o)
+	if role == Client {
+		c.phase, c.nextID = wantSettings, 1
+	}
+}
 
 // Start writes our preface: SETTINGS, and WINDOW_UPDATE when ConnWindow is
 // wider than what the protocol begins with.
-func (c *Conn) Start() {}
+func (c *Conn) Start() {
+	b := c.buf[:0]
+	if c.role == Client {
+		b = append(b, preface...)
+	}
+	at := len(b)
+	b = appendFrame(b, 0, frameSettings, 0, 0)
+	set := func(id uint16, v uint32) {
+		b = binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint16(b, id), v)
+	}
+	if c.o.TableSize != defaultTableSize {
+		set(setTableSize, c.o.TableSize)
+	}
+	if c.role == Client {
+		set(setEnablePush, 0)
+	} else {
+		set(setMaxStreams, c.o.MaxStreams)
+		if c.o.AllowConnect {
+			set(setConnect, 1)
+		}
+	}
+	if c.o.StreamWindow != defaultWindow {
+		set(setWindow, c.o.StreamWindow)
+	}
+	if c.o.MaxFrame != defaultMaxFrame {
+		set(setMaxFrame, c.o.MaxFrame)
+	}
+	set(setMaxList, c.o.MaxList)
+	set(setNoPriorities, 1)
+	putLength(b[at:], len(b)-at-frameHead)
+	c.unacked++
+	if more := int64(c.o.ConnWindow) - c.recvWin; more > 0 {
+		b = appendWindow(b, 0, more)
+		c.recvWin += more
+	}
+	c.write(b)
+}
 
-// Feed reads what is whole in b and returns how many bytes that was; DATA is
-// read in pieces as it comes. The rest of b, and more, must be given again:
-// at most MaxFrame and 9 bytes. An error is a *Fault and ends the connection:
-// GOAWAY was written, and Feed reads nothing more.
-func (c *Conn) Feed(b []byte) (n int, err error) { return }
+// write sends b, which is or becomes the scratch buffer.
+func (c *Conn) write(b []byte) {
+	c.w.Append(b)
+	c.buf = b[:0]
+}
 
-// NewStream gives a stream for WriteRequest.
-func (c *Conn) NewStream() *Stream { return c.o.Pool.get() }
+func appendFrame(b []byte, length int, typ, flags byte, id uint32) []byte {
+	return append(b, byte(length>>16), byte(length>>8), byte(length), typ, flags,
+		byte(id>>24), byte(id>>16), byte(id>>8), byte(id))
+}
 
-// WriteRequest opens a stream (client role). s is from NewStream. When it
-// returns an error, nothing was written and s is gone, without Owner.Closed.
-func (c *Conn) WriteRequest(m *message.Request, s *Stream, end bool) error { return nil }
+func putLength(b []byte, n int) { b[0], b[1], b[2] = byte(n>>16), byte(n>>8), byte(n) }
 
-// WriteResponse writes a response's head, interim or final.
-func (c *Conn) WriteResponse(s *Stream, m *message.Response, end bool) {}
+func appendWindow(b []byte, id uint32, n int64) []byte {
+	return binary.BigEndian.AppendUint32(appendFrame(b, 4, frameWindow, 0, id), uint32(n))
+}
 
-// WriteData writes as much of p as windows, room and a fair share allow; when
-// that is all of it and end is set, our side of the stream ends. When it is
-// less, Handler.Window follows.
-func (c *Conn) WriteData(s *Stream, p []byte, end bool) (n int) { return }
+// fail ends the connection for the peer's fault.
+func (c *Conn) fail(f *Fault) {
+	c.fault = f
+	c.goAway(f.Code, c.lastPeer)
+}
 
-// WriteTrailers ends our side of the stream with trailers. All data must have
-// been written.
-func (c *Conn) WriteTrailers(s *Stream, t *message.Head) {}
-
-// Consumed gives window back for n bytes that Body delivered and did not
-// report as consumed. For a stream that is over it does nothing.
-func (c *Conn) Consumed(s *Stream, n int) {}
-
-// ResetStream ends a stream at once. Handler.Reset is not called, Owner.Closed
-// is. Nothing happens when s is over already.
-func (c *Conn) ResetStream(s *Stream, code Code) {}
+func (c *Conn) goAway(code Code, last uint32) {
+	b := appendFrame(c.buf[:0], 8, frameGoAway, 0, 0)
+	b = binary.BigEndian.AppendUint32(b, last)
+	c.write(binary.BigEndian.AppendUint32(b, uint32(code)))
+}
 
 // GoAway writes GOAWAY with the last stream that we took, and takes no more.
 // With a code other than NoError the owner should close the connection after
 // what was written has left.
-func (c *Conn) GoAway(code Code) {}
+func (c *Conn) GoAway(code Code) {
+	if c.fault != nil || c.awaySent && code == NoError {
+		return
+	}
+	c.ending = false
+	c.awaySent, c.lastServed = true, c.lastPeer
+	c.goAway(code, c.lastPeer)
+}
+
+// shutdownPing marks the PING of Shutdown.
+var shutdownPing = [8]byte{'s', 'h', 'u', 't', 'd', 'o', 'w', 'n'}
 
 // Shutdown begins a graceful end: GOAWAY that refuses nothing yet, and a PING.
 // When its answer comes, or the owner calls Finish, a second GOAWAY names the
-// last stream. The owner closes when Active is 0.
-func (c *Conn) Shutdown() {}
+// last stream. The owner closes when Active is 0 and Closing is true.
+func (c *Conn) Shutdown() {
+	if c.fault != nil || c.awaySent || c.ending {
+		return
+	}
+	c.ending = true
+	c.goAway(NoError, maxID)
+	c.ping(shutdownPing)
+}
 
 // Finish ends the first part of Shutdown.
-func (c *Conn) Finish() {}
+func (c *Conn) Finish() {
+	if c.ending {
+		c.GoAway(NoError)
+	}
+}
 
 // Ping writes a PING. Unanswered tells whether it came back.
-func (c *Conn) Ping() {}
+func (c *Conn) Ping() {
+	if c.pings < 255 {
+		c.ping([8]byte{'p', 'i', 'n', 'g'})
+	}
+}
+
+func (c *Conn) ping(p [8]byte) {
+	c.pings++
+	c.write(append(appendFrame(c.buf[:0], 8, framePing, 0, 0), p[:]...))
+}
 
 // Unanswered is how many PINGs have not come back.
-func (c *Conn) Unanswered() int { return 0 }
+func (c *Conn) Unanswered() int { return int(c.pings) }
 
 // CanOpen tells whether WriteRequest can open another stream now.
-func (c *Conn) CanOpen() bool { return false }
+func (c *Conn) CanOpen() bool {
+	return c.role == Client && !c.Closing() && c.nextID <= maxID && uint32(c.streams.n) < min(c.peerStreams, c.o.MaxStreams)
+}
 
 // Active is how many streams are open.
-func (c *Conn) Active() int { return 0 }
+func (c *Conn) Active() int { return c.streams.n }
 
 // Closing tells that no new streams come to be: GOAWAY was sent or received,
 // or the connection failed.
-func (c *Conn) Closing() bool { return false }
+func (c *Conn) Closing() bool { return c.awaySent || c.awayGot || c.fault != nil }
 
 // PeerConnect tells that the peer takes extended CONNECT (RFC 8441).
-func (c *Conn) PeerConnect() bool { return false }
+func (c *Conn) PeerConnect() bool { return c.peerConnect }
 
-// Writable bounds WriteData to room bytes, over all streams, until it is
-// called again, and lets those that wait go on. Without any call there is no
-// bound; an owner calls it whenever its transport has drained.
-func (c *Conn) Writable(room int) {}
+// Settled tells that the peer's SETTINGS have arrived.
+func (c *Conn) Settled() bool { return c.phase == running }
 
-// Elapse tells that time has passed: credit against floods comes back, 20
-// frames and 5 resets a second. Coarse calls will do, such as before a Feed.
-func (c *Conn) Elapse(d time.Duration) {}
+// Oldest is the stream that has been open for longest; nil for none. Younger
+// streams follow by Stream.Younger.
+func (c *Conn) Oldest() *Stream { return c.oldest }
 
-// Export appends all of the connection's state to dst, so that Import can go
-// on with it in another process. The connection must not be used after.
-func (c *Conn) Export(dst []byte) []byte { return dst }
-
-// Import makes a connection of what Export wrote. adopt is called for each
-// open stream, by age, and must set what Handler.Open or the caller of
-// WriteRequest would. Options may differ only in bounds that were not
-// announced to the peer.
-func Import(b []byte, o Options, h Handler, w Writer, adopt func(s *Stream)) (*Conn, error) {
-	return nil, nil
+// Close forgets all streams, each with Reset and Closed, after the transport
+// has ended or the connection failed. Nothing is written.
+func (c *Conn) Close(code Code) {
+	if c.fault == nil {
+		c.fault = errClosed
+	}
+	for c.oldest != nil {
+		c.drop(c.oldest, code)
+	}
 }
+
+// drop tells that a stream is over and forgets it.
+func (c *Conn) drop(s *Stream, code Code) {
+	id := s.id
+	c.h.Reset(s, code)
+	if c.has(s, id) {
+		c.close(s, byPeer)
+	}
+}
+
+// has tells that s is still the stream that it was before a callback.
+func (c *Conn) has(s *Stream, id uint32) bool { return s.c == c && s.id == id }

@@ -61,7 +61,6 @@ const (
 	headOnly                    // the request's method is HEAD
 	connects                    // the request's method is CONNECT
 	wantsRoom                   // WriteData was short; Window is due
-	inTable
 )
 
 // ID is the stream's number on the wire.
@@ -84,12 +83,15 @@ func (s *Stream) Answered() bool {
 	return s.state&sentHead != 0
 }
 
+// Younger is the stream that was opened next; nil for none.
+func (s *Stream) Younger() *Stream { return s.younger }
+
 // Room is how many bytes WriteData would take now.
 func (s *Stream) Room() int {
 	if s.c == nil {
 		return 0
 	}
-	return int(max(0, min(s.sendWin, s.c.sendWin, int64(s.c.room))))
+	return int(max(0, min(s.sendWin, s.c.sendWin, s.c.room)))
 }
 
 // Unread is how many bytes were delivered that Consumed was not told of.
