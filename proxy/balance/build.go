@@ -32,6 +32,7 @@ type placeCount struct {
 // view is a set of hosts that are balanced over: all, or a subset.
 type view struct {
 	parts  [][]*Host // by place
+	counts []level   // of parts
 	built  uint64    // snapshot in which it was made
 	none   Reason    // Found, or why there is never a host
 	groups []*group
@@ -99,13 +100,7 @@ func (s *Set) rebuildLocked(now int64) {
 	sn.whole = b.view(parts, old.whole)
 	for i, p := range sh.places {
 		if p.prio == 0 {
-			n := 0
-			for _, h := range parts[i] {
-				if healthyOnly.takes(h.state.Load()) {
-					n++
-				}
-			}
-			sn.places = append(sn.places, placeCount{p.at, n})
+			sn.places = append(sn.places, placeCount{p.at, sn.whole.counts[i].healthy})
 		}
 	}
 	if s.c.Subsets != nil {
@@ -132,8 +127,8 @@ func (b *builder) view(parts [][]*Host, old *view) *view {
 		b.keep(old)
 		return old
 	}
-	v := &view{parts: parts, built: sh.built}
-	levels := b.levels(parts)
+	v := &view{parts: parts, counts: make([]level, len(parts)), built: sh.built}
+	levels := b.count(v)
 	total := 0
 	for _, l := range levels {
 		total += l.total
@@ -185,7 +180,7 @@ func (b *builder) same(parts [][]*Host, old *view) bool {
 		return false
 	}
 	for i, p := range parts {
-		if !slices.Equal(p, old.parts[i]) {
+		if !equalHosts(p, old.parts[i]) {
 			return false
 		}
 		for _, h := range p {
@@ -197,32 +192,40 @@ func (b *builder) same(parts [][]*Host, old *view) bool {
 	return b.s.shared.placesAt <= old.built
 }
 
+// equalHosts compares, and first whether there is anything to compare.
+func equalHosts(a, b []*Host) bool {
+	return len(a) == len(b) && (len(a) == 0 || &a[0] == &b[0] || slices.Equal(a, b))
+}
+
+// keep takes v over into the snapshot.
 func (b *builder) keep(v *view) {
 	for _, g := range v.groups {
 		b.sn.tables = append(b.sn.tables, g.tables...)
 	}
 }
 
-// levels counts hosts by priority.
-func (b *builder) levels(parts [][]*Host) []level {
+// count counts v's hosts by place, and gives the sums by priority.
+func (b *builder) count(v *view) []level {
 	var out []level
-	for i, hosts := range parts {
+	for i, hosts := range v.parts {
+		n := &v.counts[i]
+		n.total = len(hosts)
+		for _, h := range hosts {
+			switch state := h.state.Load(); {
+			case healthyOnly.takes(state):
+				n.healthy++
+			case degradedOnly.takes(state):
+				n.degraded++
+			case state&pending != 0:
+				n.excluded++
+			}
+		}
 		prio := int(b.s.shared.places[i].prio)
 		for len(out) <= prio {
 			out = append(out, level{})
 		}
 		l := &out[prio]
-		l.total += len(hosts)
-		for _, h := range hosts {
-			switch state := h.state.Load(); {
-			case healthyOnly.takes(state):
-				l.healthy++
-			case degradedOnly.takes(state):
-				l.degraded++
-			case state&pending != 0:
-				l.excluded++
-			}
-		}
+		*l = level{l.total + n.total, l.healthy + n.healthy, l.degraded + n.degraded, l.excluded + n.excluded}
 	}
 	return out
 }
@@ -241,7 +244,7 @@ func (b *builder) fill(v, old *view, at, n int, prio uint32, c class, over uint3
 				was = old.groups[j]
 			}
 		}
-		g := b.group(v.parts, was, prio, c, over)
+		g := b.group(v, was, prio, c, over)
 		if g == nil {
 			return at
 		}
@@ -263,23 +266,21 @@ type part struct {
 }
 
 // group makes the group of a priority and class; nil when it has no hosts.
-func (b *builder) group(parts [][]*Host, old *group, prio uint32, c class, over uint32) *group {
+func (b *builder) group(v *view, old *group, prio uint32, c class, over uint32) *group {
 	g := &group{prio: prio, class: c, strict: c != everyone}
 	var ps []part
 	n := 0
-	for i, hosts := range parts {
-		pl := b.s.shared.places[i]
+	for i, hosts := range v.parts {
+		pl, count := b.s.shared.places[i], v.counts[i]
 		if pl.prio != prio || len(hosts) == 0 {
 			continue
 		}
-		p := part{at: pl.at, weight: pl.weight}
-		if p.hosts = taken(hosts, c); len(p.hosts) == 0 && !b.s.c.ZoneAware {
-			continue
+		p := part{at: pl.at, weight: pl.weight, hosts: hosts, total: count.total - count.excluded}
+		if c != healthyOnly || count.healthy < count.total {
+			p.hosts = taken(hosts, c)
 		}
-		for _, h := range hosts {
-			if h.state.Load()&pending == 0 {
-				p.total++
-			}
+		if len(p.hosts) == 0 && !b.s.c.ZoneAware {
+			continue
 		}
 		n += len(p.hosts)
 		ps = append(ps, p)
@@ -415,7 +416,7 @@ func (b *builder) table(ps []part, split []uint64, old *group) *table {
 	}
 	b.weigh(t, ps, split)
 	was := twin(t, old)
-	if was != nil && was.policy == t.policy && slices.Equal(was.hosts, t.hosts) && slices.Equal(was.weights, t.weights) {
+	if was != nil && was.policy == t.policy && equalHosts(was.hosts, t.hosts) && slices.Equal(was.weights, t.weights) {
 		b.sn.tables = append(b.sn.tables, was)
 		return was
 	}
@@ -455,16 +456,26 @@ func twin(t *table, old *group) *table {
 
 // weigh sets t's weights; nil when they are equal.
 func (b *builder) weigh(t *table, ps []part, split []uint64) {
+	slow := b.s.shared.slowEnd != 0 && !hashes(t.policy)
+	if split == nil && !slow {
+		equal := true
+		for _, h := range t.hosts {
+			if equal = h.cut.weight == t.hosts[0].cut.weight; !equal {
+				break
+			}
+		}
+		if equal {
+			return
+		}
+	}
 	weights := make([]float64, 0, len(t.hosts))
-	slow := !hashes(t.policy)
-	equal := true
 	for i, p := range ps {
 		if split != nil && split[i] == 0 {
 			continue
 		}
 		from, sum := len(weights), 0.0
 		for _, h := range p.hosts {
-			w := float64(max(1, h.endpoint.Load().Weight))
+			w := float64(h.cut.weight)
 			if slow {
 				w = b.s.weight(h, b.now)
 			}
@@ -478,10 +489,10 @@ func (b *builder) weigh(t *table, ps []part, split []uint64) {
 		}
 	}
 	for _, w := range weights {
-		equal = equal && w == weights[0]
-	}
-	if !equal {
-		t.weights = weights
+		if w != weights[0] {
+			t.weights = weights
+			return
+		}
 	}
 }
 

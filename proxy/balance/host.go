@@ -14,15 +14,16 @@ import (
 // as long as address, name and identity do, also when the cluster's
 // configuration changes. Its methods are safe for concurrent use.
 type Host struct {
-	ID   uint64         // unique in the process, never used again
-	Addr netip.AddrPort // zero for a unix socket: see Endpoint().Pipe
-	Name string         // for logs: the address, or the socket's path
-
+	// First, and close together: what a snapshot of 10,000 hosts reads of each.
 	endpoint atomic.Pointer[config.Endpoint]
-	set      atomic.Pointer[Set] // that counts it now
-	state    atomic.Uint32       // flags
+	state    atomic.Uint32 // flags
 	cut      cut
-	_        [64]byte // what follows is written by every loop
+
+	ID   uint64              // unique in the process, never used again
+	Addr netip.AddrPort      // zero for a unix socket: see Endpoint().Pipe
+	Name string              // for logs: the address, or the socket's path
+	set  atomic.Pointer[Set] // that counts it now
+	_    [64]byte            // what follows is written by every loop
 
 	Active   atomic.Int64  // requests under way; kept by Begin and End
 	Conns    atomic.Int64  // connections open; kept by who opens them
@@ -50,16 +51,17 @@ const (
 
 // cut is what the control path keeps of a host, guarded by shared.mu.
 type cut struct {
+	weight  uint32
+	place   int32     // in shared.places
+	slow    bool      // within the slow start window
+	seen    uint64    // the last Update that had it
+	changed uint64    // the first snapshot to look at it again
+	since   int64     // slow start begins
+	subsets []*Subset // of the cluster's selectors; nil: not computed since the metadata changed
+	eject   ejection
 	key     hostKey
 	hashKey string
 	maglev  maglevSeed
-	seen    uint64 // the last Update that had it
-	changed uint64 // the last snapshot before which its flags, weight or place changed
-	since   int64  // slow start begins
-	eject   ejection
-	place   int       // in Set.places
-	slow    bool      // within the slow start window
-	subsets []*Subset // of the cluster's selectors; nil: not computed since the metadata changed
 }
 
 // Outcome is how a request to a host ended: an HTTP status from 100 to 599, or

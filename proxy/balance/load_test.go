@@ -180,7 +180,11 @@ func BenchmarkUpdate(b *testing.B) {
 			b.Run(c.name+"/"+kind, func(b *testing.B) {
 				e := many(10000, c.weighted)
 				// A clock that stands still: no change waits for another.
-				s, err := balance.New(&config.Cluster{LB: c.lb, Health: []*config.HealthCheck{{}}, IgnoreHealthOnRemoval: true, Endpoints: e}, balance.Options{Now: func() int64 { return 1 }}, nil)
+				cl := &config.Cluster{LB: c.lb, Endpoints: e}
+				if kind == "Health" {
+					cl.Health = []*config.HealthCheck{{}}
+				}
+				s, err := balance.New(cl, balance.Options{Now: func() int64 { return 1 }}, nil)
 				if err != nil {
 					b.Fatal(err)
 				}

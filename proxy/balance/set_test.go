@@ -235,7 +235,7 @@ func TestLocalityWeighted(t *testing.T) {
 
 func TestZoneAware(t *testing.T) {
 	c := &config.Cluster{ZoneAware: true, Endpoints: &config.Endpoints{Localities: []*config.Locality{locality(0, 0, equal(5)...), locality(1, 0, equal(5)...)}}}
-	local, err := balance.New(&config.Cluster{Endpoints: &config.Endpoints{Localities: []*config.Locality{locality(0, 0, equal(3)...), locality(1, 0, equal(1)...)}}}, balance.Options{}, nil)
+	local, err := balance.New(&config.Cluster{Endpoints: &config.Endpoints{Localities: []*config.Locality{locality(0, 0, equal(3)...), locality(1, 0, equal(1)...)}}}, balance.Options{Now: func() int64 { return 1 }}, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -38,7 +38,7 @@ func (s *Set) beginSlowLocked(h *Host, now int64) {
 
 // weight is h's weight at now, with slow start.
 func (s *Set) weight(h *Host, now int64) float64 {
-	w := float64(max(1, h.endpoint.Load().Weight))
+	w := float64(h.cut.weight)
 	c := s.c.SlowStart
 	if !h.cut.slow || c == nil {
 		return w

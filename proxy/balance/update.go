@@ -34,6 +34,7 @@ func newHost(k hostKey, ep *config.Endpoint) *Host {
 		h.Name = k.addr.String()
 	}
 	h.endpoint.Store(ep)
+	h.cut.weight = max(1, ep.Weight)
 	h.cut.key, h.cut.hashKey = k, k.hashKey
 	if k.hashKey == "" {
 		h.cut.hashKey = h.Name
@@ -172,8 +173,8 @@ func (s *Set) admitLocked(k hostKey, ep *config.Endpoint, now int64) *Host {
 // refreshLocked takes over what discovery says of h now.
 func (s *Set) refreshLocked(h *Host, ep *config.Endpoint, place int) {
 	h.cut.seen = s.shared.gen
-	if h.cut.place != place {
-		h.cut.place = place
+	if int(h.cut.place) != place {
+		h.cut.place = int32(place)
 		s.changedLocked(h)
 	}
 	if h.state.Load()&stale != 0 {
@@ -188,7 +189,8 @@ func (s *Set) refreshLocked(h *Host, ep *config.Endpoint, place int) {
 		h.cut.subsets = nil
 		s.changedLocked(h)
 	}
-	if was.Weight != ep.Weight {
+	if w := max(1, ep.Weight); w != h.cut.weight {
+		h.cut.weight = w
 		s.changedLocked(h)
 	}
 	s.flagLocked(h, ep)
@@ -219,7 +221,7 @@ func (s *Set) removeLocked(prev []*place, index map[placeKey]int) {
 		if h.cut.seen == sh.gen {
 			continue
 		}
-		if keep && h.state.Load()&(failedActive|pending|discoveredBad) == 0 && h.cut.place < len(prev) {
+		if keep && h.state.Load()&(failedActive|pending|discoveredBad) == 0 && int(h.cut.place) < len(prev) {
 			// Discovery may be wrong; the host itself says that it is well. It stays
 			// until a check fails.
 			h.setFlags(stale, 0)
@@ -232,7 +234,7 @@ func (s *Set) removeLocked(prev []*place, index map[placeKey]int) {
 				index[k] = i
 				sh.places = append(sh.places, &place{at: p.at, prio: p.prio, weight: p.weight})
 			}
-			h.cut.place = i
+			h.cut.place = int32(i)
 			sh.places[i].hosts = append(slices.Clip(sh.places[i].hosts), h)
 			sh.dirty = true
 			continue
@@ -243,9 +245,13 @@ func (s *Set) removeLocked(prev []*place, index map[placeKey]int) {
 	if !sh.dirty && !gone && !sh.members {
 		return
 	}
-	sh.hosts = make([]*Host, 0, len(sh.byKey))
-	for _, p := range sh.places {
-		sh.hosts = append(sh.hosts, p.hosts...)
+	if len(sh.places) == 1 {
+		sh.hosts = sh.places[0].hosts
+	} else {
+		sh.hosts = make([]*Host, 0, len(sh.byKey))
+		for _, p := range sh.places {
+			sh.hosts = append(sh.hosts, p.hosts...)
+		}
 	}
 	sh.total.Store(int64(len(sh.hosts)))
 }
@@ -265,7 +271,7 @@ func (s *Set) dropLocked(h *Host) {
 	without := func(hs []*Host) []*Host {
 		return slices.DeleteFunc(slices.Clone(hs), func(o *Host) bool { return o == h })
 	}
-	if h.cut.place < len(sh.places) {
+	if int(h.cut.place) < len(sh.places) {
 		p := *sh.places[h.cut.place]
 		p.hosts = without(p.hosts)
 		sh.places = slices.Clone(sh.places)
