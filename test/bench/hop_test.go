@@ -11,6 +11,7 @@ package bench
 
 import (
 	"context"
+	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
 	"errors"
@@ -51,6 +52,9 @@ const roleEnv = "REDOUBT_BENCH_ROLE"
 func TestMain(m *testing.M) {
 	if f := os.Getenv(roleEnv); f != "" {
 		os.Exit(run.Main(func(ctx context.Context) error { return serve(ctx, f) }))
+	}
+	if j := os.Getenv(loadEnv); j != "" {
+		os.Exit(run.Main(func(ctx context.Context) error { return generate(ctx, j) }))
 	}
 	os.Exit(m.Run())
 }
@@ -100,25 +104,50 @@ type hop struct {
 }
 
 type bench struct {
-	b    *testing.B
-	dir  string
-	ca   *proxytest.CA
-	at   func(byte) netip.Addr
-	next uint16
+	b   *testing.B
+	dir string
+	ca  *proxytest.CA
+	at  func(byte) netip.Addr
 }
 
+// start runs a process until the benchmark ends and gives its pid.
 func (b *bench) start(cmd *exec.Cmd) int {
 	b.b.Helper()
 	cmd.Stderr = os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
-	if err := cmd.Start(); err != nil {
+	if _, err := b.launch(cmd); err != nil {
 		b.b.Fatal(err)
 	}
-	b.b.Cleanup(func() {
-		cmd.Process.Signal(syscall.SIGTERM)
-		cmd.Wait()
-	})
 	return cmd.Process.Pid
+}
+
+// launch starts a process that is ended, by force if it must, when the
+// benchmark is over, also when the benchmark dies. The channel closes when
+// the process has ended.
+func (b *bench) launch(cmd *exec.Cmd) (<-chan struct{}, error) {
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGTERM}
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		cmd.Wait()
+	}()
+	b.b.Cleanup(func() { stop(cmd, ended) })
+	return ended, nil
+}
+
+func stop(cmd *exec.Cmd, ended <-chan struct{}) {
+	all := family(cmd.Process.Pid)
+	cmd.Process.Signal(syscall.SIGTERM)
+	select {
+	case <-ended:
+	case <-time.After(3 * time.Second):
+		for _, pid := range all {
+			syscall.Kill(pid, syscall.SIGKILL)
+		}
+		<-ended
+	}
 }
 
 func (b *bench) wait(at netip.AddrPort) {
@@ -142,7 +171,20 @@ func (b *bench) file(name, text string) string {
 	return p
 }
 
-func (b *bench) port() uint16 { b.next++; return b.next }
+var lastPort = uint16(21000)
+
+// port is one that nobody listens on, and that was not given out before: what
+// waits in the kernel from an earlier row would be met by the next one.
+func (b *bench) port() uint16 {
+	for {
+		lastPort++
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", lastPort))
+		if err == nil {
+			l.Close()
+			return lastPort
+		}
+	}
+}
 
 // nginx starts one nginx with one worker, in the foreground, and gives the
 // worker's pid.
@@ -154,8 +196,8 @@ http { access_log off; keepalive_requests 100000000; keepalive_timeout 600; clie
 	return b.start(exec.Command("nginx", "-p", b.dir, "-c", conf))
 }
 
-func (b *bench) pem(id string) (cert, key string) {
-	s := b.ca.Issue(b.b, id, time.Hour)
+func (b *bench) pem(id string, change ...func(*x509.Certificate)) (cert, key string) {
+	s := b.ca.Issue(b.b, id, time.Hour, change...)
 	n := strings.ReplaceAll(id, "/", "_")
 	cert = b.file(n+".crt", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.Chain[0]})))
 	key = b.file(n+".key", string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: s.Key})))
@@ -269,7 +311,7 @@ func BenchmarkHop(tb *testing.B) {
 			tb.Skip("needs " + tool)
 		}
 	}
-	b := &bench{b: tb, dir: tb.TempDir(), ca: proxytest.NewCA(tb, "bank.example"), at: proxytest.Net(), next: 21000}
+	b := &bench{b: tb, dir: tb.TempDir(), ca: proxytest.NewCA(tb, "bank.example"), at: proxytest.Net()}
 	origin := netip.AddrPortFrom(b.at(1), b.port())
 	b.nginx("origin", fmt.Sprintf(`server { listen %s backlog=4096; location / { default_type text/plain; return 200 "%s"; } location /big { root %s; } }`, origin, strings.Repeat("x", 100), b.dir))
 	b.file("big", strings.Repeat("0123456789abcdef", 1<<16)) // 1 MiB

@@ -27,6 +27,7 @@ type pacer struct {
 	to      unix.SockaddrInet4
 	start   time.Time
 	every   float64 // nanoseconds between two requests
+	closed  bool    // no timetable: a request is due when its connection is free
 	from    time.Time
 	until   time.Time
 	hist    Hist
@@ -37,20 +38,23 @@ type pacer struct {
 // paced is one connection.
 type paced struct {
 	fd   int
+	sent time.Time
 	k    int64 // the request it waits for, or will send next
 	busy bool
 	head []byte
 	body int // bytes still to come; -1 while the head is read
 }
 
-// Pace sends GET requests at j.Rate over j.Conns connections.
+// Pace sends GET requests at j.Rate over j.Conns connections. Without a rate
+// each connection sends when it has its answer: so much this client can draw
+// from the server, which is what a rate must be chosen by.
 func Pace(ctx context.Context, j Job) (Result, error) {
-	if j.Conns <= 0 || j.Rate <= 0 || !j.Addr.Addr().Is4() {
+	if j.Conns <= 0 || j.Rate < 0 || !j.Addr.Addr().Is4() {
 		return Result{}, errors.New("load: pace needs connections, a rate and an IPv4 address")
 	}
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	p := &pacer{conns: make([]paced, j.Conns), every: 1e9 / j.Rate, buf: make([]byte, 256<<10),
+	p := &pacer{conns: make([]paced, j.Conns), closed: j.Rate == 0, every: 1e9 / max(j.Rate, 1), buf: make([]byte, 256<<10),
 		request: fmt.Appendf(nil, "GET %s HTTP/1.1\r\nHost: %s\r\n\r\n", j.Path, j.Addr),
 		to:      unix.SockaddrInet4{Port: int(j.Addr.Port()), Addr: j.Addr.Addr().As4()}}
 	defer p.close()
@@ -68,7 +72,7 @@ func (p *pacer) run(ctx context.Context, j Job) (Result, error) {
 		return Result{}, err
 	}
 	defer unix.Close(clock)
-	if err := unix.EpollCtl(ep, unix.EPOLL_CTL_ADD, clock, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: -1}); err != nil {
+	if err := unix.EpollCtl(ep, unix.EPOLL_CTL_ADD, clock, &unix.EpollEvent{Events: unix.EPOLLIN | unix.EPOLLET, Fd: -1}); err != nil {
 		return Result{}, err
 	}
 	for i := range p.conns {
@@ -80,6 +84,11 @@ func (p *pacer) run(ctx context.Context, j Job) (Result, error) {
 	p.start = time.Now()
 	p.from = p.start.Add(j.Warm)
 	p.until = p.from.Add(j.For)
+	for i := range p.conns {
+		if p.closed {
+			p.send(&p.conns[i])
+		}
+	}
 	next := int64(0) // the timetable's position
 	events := make([]unix.EpollEvent, 512)
 	for ctx.Err() == nil {
@@ -87,7 +96,7 @@ func (p *pacer) run(ctx context.Context, j Job) (Result, error) {
 		if now.After(p.until) {
 			break
 		}
-		for ; !p.due(next).After(now); next++ {
+		for ; !p.closed && !p.due(next).After(now); next++ {
 			c := &p.conns[next%int64(len(p.conns))]
 			if c.busy || c.k != next {
 				continue // it sends when its answer has come
@@ -95,24 +104,22 @@ func (p *pacer) run(ctx context.Context, j Job) (Result, error) {
 			if now.Sub(p.due(next)) > time.Millisecond && now.After(p.from) {
 				p.result.Behind++
 			}
-			p.send(ep, c)
+			p.send(c)
 		}
-		wait := max(time.Until(p.due(next)), 1)
-		spec := unix.ItimerSpec{Value: unix.NsecToTimespec(int64(wait))}
-		if err := unix.TimerfdSettime(clock, 0, &spec, nil); err != nil {
-			return Result{}, err
+		if !p.closed {
+			spec := unix.ItimerSpec{Value: unix.NsecToTimespec(int64(max(time.Until(p.due(next)), 1)))}
+			if err := unix.TimerfdSettime(clock, 0, &spec, nil); err != nil {
+				return Result{}, err
+			}
 		}
 		n, err := unix.EpollWait(ep, events, 1000)
 		if err != nil && err != unix.EINTR {
 			return Result{}, err
 		}
 		for _, e := range events[:max(n, 0)] {
-			if e.Fd < 0 {
-				var ticks [8]byte
-				unix.Read(clock, ticks[:]) //nolint:errcheck // it only clears the event
-				continue
+			if e.Fd >= 0 { // else the clock, which is edge-triggered and needs no reading
+				p.ready(ep, int(e.Fd))
 			}
-			p.ready(ep, int(e.Fd))
 		}
 	}
 	p.result.P50, p.result.P99, p.result.P999 = p.hist.Quantile(0.5), p.hist.Quantile(0.99), p.hist.Quantile(0.999)
@@ -139,12 +146,11 @@ func (p *pacer) dial(ep, i int) error {
 	return nil
 }
 
-func (p *pacer) send(ep int, c *paced) {
-	if n, err := unix.Write(c.fd, p.request); err != nil || n != len(p.request) {
-		p.broken(ep, c)
-		return
-	}
-	c.busy = true
+// send writes the request. What fails here comes back as an event: the
+// kernel takes a small request whole or has closed the connection.
+func (p *pacer) send(c *paced) {
+	c.busy, c.sent = true, time.Now()
+	unix.Write(c.fd, p.request) //nolint:errcheck // seen by ready
 }
 
 // ready reads what came for connection i.
@@ -167,14 +173,17 @@ func (p *pacer) ready(ep, i int) {
 		return
 	}
 	now, due := time.Now(), p.due(c.k)
+	if p.closed {
+		due = c.sent
+	}
 	if due.After(p.from) && now.Before(p.until) {
 		p.result.Done++
 		p.hist.Add(now.Sub(due))
 	}
 	c.busy = false
 	c.k += int64(len(p.conns))
-	if !p.due(c.k).After(now) {
-		p.send(ep, c)
+	if p.closed || !p.due(c.k).After(now) {
+		p.send(c)
 	}
 }
 
@@ -183,11 +192,16 @@ func (p *pacer) ready(ep, i int) {
 func (p *pacer) broken(ep int, c *paced) {
 	p.result.Errors++
 	unix.Close(c.fd)
-	for now := time.Now(); !p.due(c.k).After(now); c.k += int64(len(p.conns)) {
+	for now := time.Now(); !p.closed && !p.due(c.k).After(now); c.k += int64(len(p.conns)) {
 	}
 	for i := range p.conns {
-		if &p.conns[i] == c && p.dial(ep, i) != nil {
+		if &p.conns[i] != c {
+			continue
+		}
+		if p.dial(ep, i) != nil {
 			c.fd = -1
+		} else if p.closed {
+			p.send(c)
 		}
 	}
 }
