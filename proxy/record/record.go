@@ -26,6 +26,13 @@ const (
 	alertUserCancel  = 90
 )
 
+// Sizes beside the plaintext, of a TLS 1.3 record behind its header, and of a
+// KeyUpdate.
+const (
+	over13   = 1 + 16
+	rekeyLen = headerLen + 4 + 1 + over13
+)
+
 // Bounds on what a peer may make us do without saying anything.
 const (
 	maxEmpty   = 32       // empty records in a row
@@ -256,7 +263,10 @@ func (c *Conn) Pending(dst []byte) []byte {
 
 // Seal appends one record of application data with plaintext p.
 func (c *Conn) Seal(dst, p []byte) []byte {
-	dst = c.limit(dst)
+	dst = c.limit(dst, headerLen+len(p)+over13)
+	if c.cramped(dst, headerLen+len(p), engine.MaxPlain) {
+		return c.giveUp(dst)
+	}
 	start := len(dst)
 	dst = append(dst, 0, 0, 0, 0, 0)
 	dst = append(dst, p...)
@@ -266,7 +276,10 @@ func (c *Conn) Seal(dst, p []byte) []byte {
 // SealInPlace makes a record of b[start:], whose first HeaderLen bytes are a
 // gap for the header.
 func (c *Conn) SealInPlace(b []byte, start int) []byte {
-	return c.limit(c.seal(b, start, typeData))
+	if c.cramped(b, 0, over13) {
+		return c.giveUp(b[:start])
+	}
+	return c.limit(c.seal(b, start, typeData), 0)
 }
 
 // Closing appends the close_notify alert.
@@ -276,11 +289,18 @@ func (c *Conn) Closing(dst []byte) []byte {
 	return c.seal(dst, start, typeAlert)
 }
 
-func (c *Conn) limit(dst []byte) []byte {
-	if c.version == tls.VersionTLS13 && c.out.seq >= c.out.suite.limit {
-		return c.rekey(dst)
+// limit replaces a key that has sealed enough, if the message that says so
+// and what follows it fit into dst; else a little later, for who calls may
+// not be able to let dst grow.
+func (c *Conn) limit(dst []byte, follows int) []byte {
+	h := &c.out
+	if c.version != tls.VersionTLS13 || h.seq < h.suite.limit {
+		return dst
 	}
-	return dst
+	if cap(dst)-len(dst) < rekeyLen+follows && h.seq < h.suite.limit+h.suite.limit/4 {
+		return dst
+	}
+	return c.rekey(dst)
 }
 
 // rekey appends a KeyUpdate under the old key and moves to the next one.

@@ -17,6 +17,7 @@ const (
 
 	msgHelloRequest = 0
 
+	alertInternal        = 80
 	alertNoRenegotiation = 100
 )
 
@@ -107,6 +108,23 @@ func (c *Conn) handshake12(body []byte) error {
 		c.answer = true
 	}
 	return nil
+}
+
+// cramped tells that b was made for a TLS 1.3 record, with room for least
+// bytes or more, and that one of TLS 1.2, which may be seven bytes longer,
+// does not fit: whoever made it so keeps its own slice, and must not be given
+// a longer one.
+func (c *Conn) cramped(b []byte, n, least int) bool {
+	room := cap(b) - len(b)
+	return c.out.suite.explicit > 0 && room >= least && room < n+c.out.suite.explicit+16
+}
+
+// giveUp ends the stream by a fatal alert instead of a record that does not
+// fit. The peer sees that it is not whole.
+func (c *Conn) giveUp(dst []byte) []byte {
+	start := len(dst)
+	dst = append(dst, 0, 0, 0, 0, 0, levelFatal, alertInternal)
+	return c.seal12(dst, start, typeAlert)
 }
 
 // seal12 makes a record of b[start:], a gap for the header and plaintext. The

@@ -16,7 +16,7 @@
 //
 // A Server or Client is a context: certificates, trust and tickets, read
 // anew when files or secrets change. What is in force is one immutable value
-// behind an atomic pointer (context.go); a handshake uses the one that it
+// behind an atomic pointer (source.go); a handshake uses the one that it
 // began with, and connections that are open are not touched.
 //
 // Invariants:
@@ -29,5 +29,5 @@
 //   - keys appear in no error
 //
 // Begin at Handshaker.Server, then Server.Start. Locks: handshake.mu,
-// reloader.mu, ticketer.mu, sessions.mu; none is held while another is taken.
+// ticketer.mu, sessions.mu alone; source.mu before Watcher.mu.
 package secure

@@ -148,6 +148,7 @@ func (h *handshake) start(s *Handshaker, c *engine.Conn, cfg *tls.Config, role f
 	}
 	share := o.Share
 	cfg.KeyLogWriter = &h.keys
+	h.keys.tap(cfg)
 	c.SetHandler(h)
 	l := c.Loop()
 	l.SetTimer(&h.t, h.deadline, h)

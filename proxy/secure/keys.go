@@ -8,7 +8,6 @@ import (
 	"encoding/hex"
 	"errors"
 
-	"redoubt.dev/api/errs"
 	"redoubt.dev/proxy/engine"
 	"redoubt.dev/proxy/record"
 )
@@ -30,19 +29,40 @@ const (
 )
 
 // keys catches what a handshake's record layer needs. crypto/tls gives
-// secrets by the key log, and in no other way; the server's random, which TLS
-// 1.2 needs beside it, passes by in the clear.
+// secrets by the key log, but for those of resumed TLS 1.2 sessions, which
+// the session itself holds. The randoms that TLS 1.2 needs beside them pass
+// by in the clear.
 type keys struct {
 	server  bool
 	tickets bool // this side's crypto/tls may write, or take, session tickets
 
 	client, serverSecret []byte // TLS 1.3: application traffic secrets
-	master, clientRandom []byte // TLS 1.2
+	master               []byte // TLS 1.2
+	resumed              []byte // the master secret of the TLS 1.2 session that was offered or taken
 
-	first   [helloHead + randomLen]byte // of the server's first handshake message
-	firstN  int
-	suite   uint16 // of the application key, once known
-	written uint64 // records that a server has written under it
+	hellos  [2]hello // the client's and the server's
+	suite   uint16   // of the application key, once known
+	written uint64   // records that a server has written under it
+}
+
+// hello is the start of a side's first handshake message, with its random.
+type hello struct {
+	b [helloHead + randomLen]byte
+	n int
+}
+
+// see collects from one record, whole or in parts.
+func (h *hello) see(rec []byte) {
+	if h.n < len(h.b) && len(rec) >= engine.HeaderLen && rec[0] == typeHandshake {
+		h.n += copy(h.b[h.n:], rec[engine.HeaderLen:])
+	}
+}
+
+func (h *hello) random(msg byte) []byte {
+	if h.n < len(h.b) || h.b[0] != msg {
+		return nil
+	}
+	return h.b[helloHead:]
 }
 
 // Write takes one line "label client-random secret" in hex.
@@ -59,7 +79,6 @@ func (k *keys) Write(line []byte) (int, error) {
 		to = &k.serverSecret
 	case lineMaster:
 		to = &k.master
-		k.clientRandom = unhex(f[1])
 	default:
 		return len(line), nil
 	}
@@ -77,18 +96,18 @@ func unhex(s []byte) []byte {
 	return b
 }
 
-// hello collects the start of the server's first handshake message from one
-// record, whole or in parts.
-func (k *keys) hello(rec []byte) {
-	if k.firstN == len(k.first) || len(rec) < engine.HeaderLen || rec[0] != typeHandshake {
-		return
+// read looks at a record that crypto/tls is about to read.
+func (k *keys) read(rec []byte) {
+	if k.server {
+		k.hellos[0].see(rec)
+	} else {
+		k.hellos[1].see(rec)
 	}
-	k.firstN += copy(k.first[k.firstN:], rec[engine.HeaderLen:])
 }
 
-// wrote looks at what a server's crypto/tls writes, a flight or a message.
+// wrote looks at what crypto/tls has written, a flight or a message.
 //
-// In TLS 1.3 it may hold session tickets, which are sealed under the
+// A server's, in TLS 1.3, may hold session tickets, which are sealed under the
 // application key already and count. Where they stand depends on crypto/tls
 // and on whether the client shows a certificate, so they are not guessed: the
 // records that open under the key, one after the other, are those.
@@ -98,7 +117,12 @@ func (k *keys) wrote(b []byte) {
 		if n > len(b) {
 			return
 		}
-		k.hello(b[:n])
+		if !k.server {
+			k.hellos[0].see(b[:n])
+			b = b[n:]
+			continue
+		}
+		k.hellos[1].see(b[:n])
 		if k.tickets && k.serverSecret != nil && b[0] == typeData {
 			k.count(b[:n])
 		}
@@ -130,11 +154,12 @@ func (k *keys) count(rec []byte) {
 func (k *keys) records(st *tls.ConnectionState) (*record.Conn, error) {
 	p := record.Params{Version: st.Version, Suite: st.CipherSuite, Client: !k.server}
 	if st.Version == tls.VersionTLS12 {
-		if k.firstN < len(k.first) || k.first[0] != msgServer {
-			return nil, &errs.Error{Kind: errs.Internal, Subject: "handshake", Expected: "a ServerHello to have passed"}
+		master := k.master
+		if st.DidResume {
+			master = k.resumed
 		}
 		var err error
-		if p.Read, p.Write, err = record.Keys12(p.Suite, p.Client, k.master, k.clientRandom, k.first[helloHead:]); err != nil {
+		if p.Read, p.Write, err = record.Keys12(p.Suite, p.Client, master, k.hellos[0].random(msgHello), k.hellos[1].random(msgServer)); err != nil {
 			return nil, err
 		}
 		defer clear(p.Read)
@@ -153,34 +178,6 @@ func (k *keys) wipe() {
 	clear(k.client)
 	clear(k.serverSecret)
 	clear(k.master)
-	k.client, k.serverSecret, k.master = nil, nil, nil
+	clear(k.resumed)
+	k.client, k.serverSecret, k.master, k.resumed = nil, nil, nil, nil
 }
-
-// ticketFeed lets a client's crypto/tls read the tickets that a TLS 1.3
-// server sends behind the handshake, so that the session can be resumed: it
-// holds the secret that they need, and gives it to nobody. What it is fed are
-// the first records under the application key, from number zero, as it
-// expects them.
-type ticketFeed struct {
-	conn *tls.Conn
-	h    *handshake
-}
-
-var errFed = errors.New("no more records yet")
-
-// Ticket runs on the loop. crypto/tls reads the one record, finds no data in
-// it, and is told that there is no more.
-func (f *ticketFeed) Ticket(rec []byte) {
-	if f.conn == nil {
-		return
-	}
-	f.h.mu.Lock()
-	f.h.in, f.h.left, f.h.end = append(f.h.in[:0], rec...), 0, errFed
-	f.h.fed = true
-	f.h.mu.Unlock()
-	var b [1]byte
-	f.conn.Read(b[:])
-}
-
-// Done lets go of crypto/tls's connection.
-func (f *ticketFeed) Done() { f.conn, f.h = nil, nil }

@@ -35,9 +35,7 @@ func (p *pipe) Read(b []byte) (int, error) {
 		if len(p.in) >= engine.HeaderLen {
 			p.left = min(len(p.in), engine.HeaderLen+int(p.in[3])<<8+int(p.in[4]))
 		}
-		if !p.keys.server {
-			p.keys.hello(p.in[:p.left])
-		}
+		p.keys.read(p.in[:p.left])
 	}
 	n := copy(b, p.in[:p.left])
 	p.left -= n
@@ -46,9 +44,7 @@ func (p *pipe) Read(b []byte) (int, error) {
 }
 
 func (p *pipe) Write(b []byte) (int, error) {
-	if p.keys.server {
-		p.keys.wrote(b)
-	}
+	p.keys.wrote(b)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.end != nil {
