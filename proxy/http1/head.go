@@ -13,6 +13,11 @@ const (
 	MaxHead   = 64 << 10
 	MaxFields = 128
 	maxMethod = 32
+
+	// maxOptions bounds the connection options that name fields: each is
+	// looked up among all fields, so that many times many would be work that
+	// costs its sender little.
+	maxOptions = 16
 )
 
 // Fault says why a message is refused. Status is what its sender is told.
@@ -37,6 +42,7 @@ var (
 	errTarget      = fault(400, "malformed request target")
 	errVersion     = fault(505, "HTTP version not supported")
 	errFieldName   = fault(400, "malformed field name")
+	errLookalike   = fault(400, "field name that reads like another")
 	errFieldValue  = fault(400, "control character in field value")
 	errFold        = fault(400, "folded field line")
 	errLength      = fault(400, "malformed content length")
@@ -46,6 +52,7 @@ var (
 	errCodingOld   = fault(400, "transfer coding in HTTP/1.0")
 	errHost        = fault(400, "host missing, given twice, or malformed")
 	errConnection  = fault(400, "connection option names a field that must pass")
+	errOptions     = fault(400, "too many connection options")
 	errConnect     = fault(501, "CONNECT not supported")
 	errStatus      = fault(502, "malformed status line")
 	errExpect      = fault(417, "expectation not supported")
@@ -86,12 +93,13 @@ type Head struct {
 	Keep    bool // "keep-alive" was named
 	Upgrade bool // an upgrade field, named by a connection option
 
-	seen int // bytes without an end of head; scanning goes on from there
+	named int // connection options that name fields
+	seen  int // bytes without an end of head; scanning goes on from there
 }
 
 func (h *Head) reset() {
 	h.Fields = h.Fields[:0]
-	h.Minor, h.Length = 0, -1
+	h.Minor, h.Length, h.named = 0, -1, 0
 	h.Chunked, h.Close, h.Keep, h.Upgrade = false, false, false, false
 }
 
@@ -192,8 +200,36 @@ func field(b []byte, p, end int) (f Field, err error) {
 	}
 	f.Value = Span{From: int32(i), To: int32(end)}
 	f.Known = message.Lookup(f.Name.In(b))
+	if f.Known == Other && lookalike(f.Name.In(b)) {
+		return f, errLookalike
+	}
 	return f, nil
 }
+
+// lookalike tells a name that a CGI-like receiver, to which "_" and "-" are
+// the same letter of a variable, takes for a field that a proxy answers for
+// (CVE-2025-64484).
+func lookalike(name []byte) bool {
+	if bytes.IndexByte(name, '_') < 0 || len(name) > maxLookalike {
+		return false
+	}
+	var b [maxLookalike]byte
+	for i, c := range name {
+		if c == '_' {
+			c = '-'
+		}
+		b[i] = c
+	}
+	plain := b[:len(name)]
+	switch message.Lookup(plain) {
+	case ContentLength, TransferEncoding, ClientCert, ForwardedFor:
+		return true
+	}
+	return hasPrefixFold(plain, "x-forwarded-")
+}
+
+// maxLookalike is longer than any name that matters to lookalike.
+const maxLookalike = 64
 
 // framing reads the fields that say where the message ends and what becomes
 // of the connection.
@@ -277,6 +313,9 @@ func (h *Head) drop(b, name []byte) error {
 	if hasPrefixFold(name, "x-forwarded-") {
 		return errConnection
 	}
+	if h.named++; h.named > maxOptions {
+		return errOptions
+	}
 	for i := range h.Fields {
 		if bytes.EqualFold(h.Fields[i].Name.In(b), name) {
 			h.Fields[i].Drop = true
@@ -334,14 +373,16 @@ func hasPrefixFold(b []byte, s string) bool {
 var isToken, isValue, isTarget, isHost = tables()
 
 // tables: token and field-value (RFC 9110, 5.6.2 and 5.5); the target allows
-// what clients send beyond RFC 3986, but nothing that could end it.
+// what clients send beyond RFC 3986, but nothing that could end it, and ASCII
+// only: what another character stands for is the next reader's guess. A host
+// is a reg-name (RFC 3986, 3.2.2).
 func tables() (token, value, target, host [256]bool) {
 	for c := range 256 {
 		alnum := '0' <= c && c <= '9' || 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z'
 		token[c] = alnum || c < 128 && bytes.IndexByte([]byte("!#$%&'*+-.^_`|~"), byte(c)) >= 0
 		value[c] = c == '\t' || c >= ' ' && c != 0x7f
-		target[c] = c > ' ' && c != 0x7f && c != '#'
-		host[c] = alnum || c < 128 && bytes.IndexByte([]byte("-._~!$&'()*+,;=:[]%"), byte(c)) >= 0
+		target[c] = c > ' ' && c < 0x7f && c != '#'
+		host[c] = alnum || c < 128 && bytes.IndexByte([]byte("-._~!$&'()*+,;=%"), byte(c)) >= 0
 	}
 	return
 }

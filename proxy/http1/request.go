@@ -107,16 +107,46 @@ func (r *Request) target(b []byte, from, to int) error {
 	return nil
 }
 
+// checkHost reads uri-host [ ":" port ] (RFC 9112, 3.2), without user
+// information. A port that is no number, or a bracket that does not close, is
+// cut off at different places by different readers.
 func checkHost(h []byte, empty bool) error {
 	if len(h) == 0 && !empty || len(h) > 255 {
 		return errHost
 	}
-	for _, c := range h {
-		if !isHost[c] {
+	port := h
+	if len(h) > 0 && h[0] == '[' {
+		i := bytes.IndexByte(h, ']')
+		if i < 0 || !ipv6(h[1:i]) {
 			return errHost
 		}
+		port = h[i+1:]
+	} else {
+		i := 0
+		for i < len(h) && isHost[h[i]] {
+			i++
+		}
+		port = h[i:]
+	}
+	if len(port) == 0 {
+		return nil
+	}
+	n, ok := decimal(port[1:])
+	if port[0] != ':' || !ok && len(port) > 1 || n > 65535 {
+		return errHost
 	}
 	return nil
+}
+
+// ipv6 tells what can stand between the brackets; whether it is an address is
+// for who resolves it.
+func ipv6(b []byte) bool {
+	for _, c := range b {
+		if hex(c) < 0 && c != ':' && c != '.' {
+			return false
+		}
+	}
+	return bytes.IndexByte(b, ':') >= 0
 }
 
 func (r *Request) check(b []byte) error {
