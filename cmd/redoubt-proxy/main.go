@@ -1,13 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Command redoubt-proxy is the data plane of one machine.
+// Command redoubt-proxy is a data plane: of one machine's pods, under a node,
+// or by itself, as load balancer and gateway.
 //
-// Example:
+// Examples:
 //
+//	redoubt-proxy --config proxy.yaml --loops 2
+//	redoubt-proxy validate proxy.yaml
 //	redoubt-proxy -control /run/redoubt/proxy/control.sock -audit /var/lib/redoubt/proxy/audit.log
 //
-// It serves nothing until the node sends a snapshot on the control socket.
-// Exit codes: 0 after SIGTERM or SIGINT, 1 on a failure, 2 on wrong usage.
+// With --config it serves an Envoy v3 bootstrap. Without, it serves nothing
+// until the node sends a snapshot on the control socket. Exit codes: 0 after
+// SIGTERM or SIGINT, 1 on a failure, 2 on wrong usage.
 package main
 
 import (
@@ -30,6 +34,17 @@ func init() { runtime.LockOSThread() }
 
 func main() { os.Exit(run.Main(start)) }
 
+const usage = `redoubt-proxy carries connections: of this machine's pods, or, with --config,
+of whoever it is configured for.
+
+Examples:
+  redoubt-proxy --config proxy.yaml --loops 2
+  redoubt-proxy validate proxy.yaml
+  redoubt-proxy -control %s -audit %s
+
+Flags:
+`
+
 func start(ctx context.Context) error {
 	cfg := proxy.Default(runtime.NumCPU())
 	var level slog.Level
@@ -39,11 +54,23 @@ func start(ctx context.Context) error {
 	flag.StringVar(&cfg.AccessLog, "access-log", cfg.AccessLog, "access log `file`; empty for none")
 	flag.IntVar(&cfg.Loops, "loops", cfg.Loops, "event loops, one thread each; lower it to leave processors to others")
 	flag.TextVar(&level, "log-level", level, "DEBUG, INFO, WARN or ERROR")
+	path := flag.String("config", "", "Envoy v3 bootstrap `file`, YAML or JSON: stand alone, without a node")
+	flag.DurationVar(&cfg.Drain, "drain", cfg.Drain, "how long connections may take to end after SIGTERM")
 	flag.Usage = func() {
-		fmt.Fprintf(flag.CommandLine.Output(), "redoubt-proxy carries the connections of this machine's pods.\n\nExample:\n  redoubt-proxy -control %s -audit %s\n\nFlags:\n", cfg.Control, cfg.Audit)
+		fmt.Fprintf(flag.CommandLine.Output(), usage, cfg.Control, cfg.Audit)
 		flag.PrintDefaults()
 	}
+	if len(os.Args) > 1 && os.Args[1] == "validate" {
+		if len(os.Args) != 3 {
+			fmt.Fprintln(os.Stderr, "usage: redoubt-proxy validate FILE")
+			os.Exit(2)
+		}
+		return validate(os.Args[2])
+	}
 	flag.Parse()
+	if *path != "" {
+		return standAlone(ctx, *path, cfg.Loops, cfg.Drain, level)
+	}
 	if err := proxy.Confine(); err != nil {
 		return err
 	}

@@ -104,6 +104,9 @@ func (w *waker) Ready(uint32) {
 	sys.Read(w.wake, b[:])
 }
 
+// Discard releases a loop that will not Run.
+func (l *Loop) Discard() { l.end() }
+
 // Watch adds fd with the given epoll events. The caller keeps fd and calls
 // Unwatch before it closes it.
 func (l *Loop) Watch(fd int, events uint32, src Source) (Watch, error) {

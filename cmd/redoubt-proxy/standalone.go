@@ -1,0 +1,76 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"runtime"
+	"runtime/debug"
+	"time"
+
+	"redoubt.dev/base/obs"
+	"redoubt.dev/proxy"
+	"redoubt.dev/proxy/config"
+	"redoubt.dev/proxy/serve"
+	"redoubt.dev/proxy/xds"
+)
+
+// validate reads a configuration as a proxy would, and says what is wrong.
+func validate(path string) error {
+	b, err := xds.Load(path)
+	if err != nil {
+		return err
+	}
+	if err := serve.Check(b.Static); err != nil {
+		return err
+	}
+	fmt.Printf("%s: valid: %d listeners, %d clusters, %d route configurations\n", path, len(b.Static.Listeners), len(b.Static.Clusters), len(b.Static.Routes))
+	return nil
+}
+
+// standAlone serves the configuration at path until ctx ends.
+func standAlone(ctx context.Context, path string, loops int, drain time.Duration, level slog.Level) error {
+	if err := proxy.Confine(); err != nil {
+		return err
+	}
+	b, err := xds.Load(path)
+	if err != nil {
+		return err
+	}
+	runtime.GOMAXPROCS(loops + 1) // one processor beside the loops: handshakes, logs, the collector
+	debug.SetGCPercent(200)
+	log := obs.Logger(os.Stderr, "proxy", level)
+	s, err := serve.New(serve.Options{Loops: loops, Drain: drain, Log: log})
+	if err != nil {
+		return err
+	}
+	return s.Run(ctx, func(ctx context.Context) error {
+		if b.Static.Admin != "" {
+			s.Go("admin", func(ctx context.Context) error { return s.Admin(ctx, b.Static.Admin) })
+		}
+		c, err := xds.NewClient(b, func(cfg *config.Config) error {
+			err := s.Apply(cfg)
+			if err != nil && !b.Dynamic() {
+				return err
+			}
+			if err != nil {
+				log.Error("configuration refused; the last good one stays", "err", err)
+				return err
+			}
+			log.Info("configuration in force", "listeners", len(cfg.Listeners), "clusters", len(cfg.Clusters))
+			return nil
+		}, log)
+		if err != nil {
+			return err
+		}
+		if err := c.Run(ctx); err != nil && !errors.Is(err, context.Canceled) {
+			return err
+		}
+		<-ctx.Done()
+		return nil
+	})
+}

@@ -1,0 +1,382 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package exchange
+
+import (
+	"time"
+
+	"redoubt.dev/proxy/balance"
+	"redoubt.dev/proxy/config"
+	"redoubt.dev/proxy/engine"
+	"redoubt.dev/proxy/filter"
+	"redoubt.dev/proxy/proxyproto"
+	"redoubt.dev/proxy/secure"
+)
+
+// Bounds of a pool. The idle time is below what servers commonly allow (Node.js
+// 5 s is below it: see Stream.upstreamDied; nginx 75 s), so that it is mostly
+// this side that ends idle connections, without a race.
+const (
+	poolIdle = 4096 // idle connections per host and loop
+	poolTime = 55 * time.Second
+)
+
+// pool is a loop's connections to one host, and the streams that wait for one.
+type pool struct {
+	w    *Worker
+	cl   *Cluster
+	host *balance.Host
+
+	idle    []*h1client // last in, first out
+	multi   []*h2client // those that take streams, the fullest that has room first
+	head    *Stream     // queue
+	tail    *Stream
+	waiting int
+	dialing int
+	retired bool
+}
+
+func (w *Worker) poolOf(cl *Cluster, h *balance.Host) *pool {
+	p := w.pools[h]
+	if p == nil {
+		p = &pool{w: w, cl: cl, host: h}
+		w.pools[h] = p
+	}
+	p.cl = cl // a changed configuration counts from the next connection on
+	return p
+}
+
+// get gives x a connection, at once or later.
+func (p *pool) get(x *Stream) {
+	if c := p.shared(); c != nil {
+		x.connected(c.open(x))
+		return
+	}
+	if x.conns+x.replays == 0 || p.cl.TLS != nil {
+		if c := p.take(); c != nil {
+			c.x = x
+			x.connected(c)
+			return
+		}
+	}
+	if !p.cl.Set.Admit(balance.Pending, x.high()) {
+		x.unconnected(balance.Cancelled)
+		return
+	}
+	x.pool = p
+	if p.tail == nil {
+		p.head = x
+	} else {
+		p.tail.poolNext = x
+	}
+	p.tail = x
+	p.waiting++
+	p.dialAsNeeded()
+}
+
+// shared gives an HTTP/2 connection that takes another stream.
+func (p *pool) shared() *h2client {
+	for _, c := range p.multi {
+		if c.takes() {
+			return c
+		}
+	}
+	return nil
+}
+
+// take gives an idle connection.
+func (p *pool) take() *h1client {
+	for len(p.idle) > 0 {
+		c := p.idle[len(p.idle)-1]
+		p.idle[len(p.idle)-1] = nil
+		p.idle = p.idle[:len(p.idle)-1]
+		if c.c.Dead() || c.old() {
+			c.close()
+			continue
+		}
+		c.resting = false
+		return c
+	}
+	return nil
+}
+
+// dialAsNeeded begins as many connections as streams wait for: one for all of
+// them where streams can share it.
+func (p *pool) dialAsNeeded() {
+	want := p.waiting
+	if p.cl.Cfg.Upstream == config.UpHTTP2 {
+		want = min(want, 1)
+	}
+	for p.dialing < want && p.waiting > 0 {
+		if !p.cl.Set.Admit(balance.Connections, p.head.high()) {
+			if p.dialing == 0 && len(p.idle)+len(p.multi) == 0 && p.host.Conns.Load() == 0 {
+				p.fail(balance.Cancelled)
+			}
+			return // one that is in use will come free
+		}
+		p.dialing++
+		p.dial(p.head)
+	}
+}
+
+// pop takes the first that waits.
+func (p *pool) pop() *Stream {
+	x := p.head
+	if x == nil {
+		return nil
+	}
+	p.head = x.poolNext
+	if p.head == nil {
+		p.tail = nil
+	}
+	x.poolNext, x.pool = nil, nil
+	p.waiting--
+	p.cl.Set.Release(balance.Pending, x.high())
+	return x
+}
+
+// leave takes x out of the queue.
+func (p *pool) leave(x *Stream) {
+	var before *Stream
+	for y := p.head; y != nil; before, y = y, y.poolNext {
+		if y != x {
+			continue
+		}
+		if before == nil {
+			p.head = x.poolNext
+		} else {
+			before.poolNext = x.poolNext
+		}
+		if p.tail == x {
+			p.tail = before
+		}
+		x.poolNext, x.pool = nil, nil
+		p.waiting--
+		p.cl.Set.Release(balance.Pending, x.high())
+		return
+	}
+}
+
+// fail tells those that wait that there is no connection: the first, or all
+// when none can come.
+func (p *pool) fail(o balance.Outcome) {
+	all := p.cl.Cfg.Upstream == config.UpHTTP2 || o == balance.Cancelled
+	for x := p.pop(); x != nil; x = p.pop() {
+		x.unconnected(o)
+		if !all {
+			return
+		}
+	}
+}
+
+// ready1 has a new or freed HTTP/1 connection serve the next that waits, or
+// rest.
+func (p *pool) ready1(c *h1client) {
+	if p.retired || p.w.draining || c.old() {
+		c.close()
+		p.dialAsNeeded()
+		return
+	}
+	if x := p.pop(); x != nil {
+		c.x, c.resting = x, false
+		x.connected(c)
+		x.pump()
+		return
+	}
+	if len(p.idle) >= poolIdle {
+		c.close()
+		return
+	}
+	c.resting = true
+	p.idle = append(p.idle, c)
+	c.rest()
+}
+
+// ready2 has an HTTP/2 connection serve those that wait.
+func (p *pool) ready2(c *h2client) {
+	for p.head != nil && c.takes() {
+		x := p.pop()
+		x.connected(c.open(x))
+		x.pump()
+	}
+	p.dialAsNeeded()
+}
+
+// forget takes an idle connection out.
+func (p *pool) forget(c *h1client) {
+	for i := len(p.idle) - 1; i >= 0; i-- {
+		if p.idle[i] == c {
+			p.idle = append(p.idle[:i], p.idle[i+1:]...)
+			return
+		}
+	}
+}
+
+// retire ends what is idle and lets the rest end with its streams.
+func (p *pool) retire() {
+	p.retired = p.host.Removed()
+	for len(p.idle) > 0 {
+		p.idle[len(p.idle)-1].close()
+	}
+	for i := len(p.multi) - 1; i >= 0; i-- {
+		p.multi[i].drain()
+	}
+	p.prune()
+}
+
+// prune drops a pool that nobody needs.
+func (p *pool) prune() {
+	if p.retired && p.waiting+p.dialing+len(p.idle)+len(p.multi) == 0 {
+		delete(p.w.pools, p.host)
+	}
+}
+
+// dialing is one connection being made.
+type dialer struct {
+	p      *pool
+	c      *engine.Conn
+	t      engine.Timer
+	target secure.Target
+	head   []byte  // PROXY protocol
+	x      *Stream // whom a connection with such a head is for
+	gen    uint32
+	high   bool
+	began  int64
+	over   bool
+}
+
+// dial begins a connection; for names the request that asked first.
+func (p *pool) dial(x *Stream) {
+	d := &dialer{p: p, high: x.high(), began: p.w.l.Now()}
+	if p.cl.TLS != nil {
+		d.target = p.cl.target(x, p.host)
+	}
+	if p.cl.Cfg.ProxyProtocol > 0 {
+		d.x, d.gen = x, x.gen
+		d.head = proxyHeader(p.cl.Cfg.ProxyProtocol, x.c.Conn)
+	}
+	p.host.Conns.Add(1)
+	p.cl.count(p.w).Dials++
+	fd, connecting, err := connect(p.host, p.cl.Cfg)
+	if err == nil {
+		d.c, err = p.w.l.Add(fd, connecting, d)
+	}
+	if err != nil {
+		d.c = nil
+		p.w.l.Post(func() { d.failed(balance.ConnectFailed) }) // not from within the caller
+		return
+	}
+	p.w.l.SetTimer(&d.t, p.cl.connectTime, d)
+	if !connecting {
+		d.c.Again()
+	}
+}
+
+// OnConn is told of the connection while it is being made.
+func (d *dialer) OnConn(c *engine.Conn) {
+	if c.Err() != nil {
+		d.failed(balance.ConnectFailed)
+		return
+	}
+	if c.Connecting() || d.over {
+		return
+	}
+	if len(d.head) > 0 {
+		c.Append(d.head)
+		d.head = nil
+	}
+	t := d.p.cl.TLS
+	if t == nil {
+		d.ready("", nil)
+		return
+	}
+	d.over = true // the handshake has its own deadline
+	d.p.w.l.StopTimer(&d.t)
+	t.Start(d.p.w.sh.Handshakes, c, d.target, secure.Options{}, func(info *filter.TLSInfo, err error) {
+		d.over = false
+		if err != nil {
+			d.c = nil
+			d.failed(balance.ConnectFailed)
+			return
+		}
+		d.ready(info.ALPN, info)
+	})
+}
+
+// OnClose is told that the loop ended.
+func (d *dialer) OnClose(*engine.Conn) {
+	d.p.w.l.StopTimer(&d.t)
+}
+
+// Expire gives up.
+func (d *dialer) Expire(*engine.Timer) {
+	if d.c == nil {
+		d.failed(balance.ConnectFailed)
+		return
+	}
+	d.failed(balance.ConnectTimeout)
+}
+
+func (d *dialer) failed(o balance.Outcome) {
+	p := d.p
+	p.w.l.StopTimer(&d.t)
+	d.over = true
+	if d.c != nil {
+		d.c.SetHandler(deaf{})
+		d.c.Close()
+	}
+	p.dialing--
+	p.closed(d.high)
+	p.cl.count(p.w).DialFailed++
+	p.fail(o)
+	p.dialAsNeeded()
+	p.prune()
+}
+
+// closed settles the accounts of a connection that is gone.
+func (p *pool) closed(high bool) {
+	p.host.Conns.Add(-1)
+	p.cl.Set.Release(balance.Connections, high)
+}
+
+func (d *dialer) ready(alpn string, info *filter.TLSInfo) {
+	p := d.p
+	p.w.l.StopTimer(&d.t)
+	p.dialing--
+	d.over = true
+	two := p.cl.Cfg.Upstream == config.UpHTTP2 || p.cl.Cfg.Upstream == config.UpAuto && alpn == "h2"
+	if p.cl.Cfg.Upstream == config.UpHTTP2 && alpn != "" && alpn != "h2" {
+		two = false // the server insists; a TLS server that chose nothing may know it beforehand
+	}
+	if two {
+		newH2Client(p, d.c, d.high, info)
+		return
+	}
+	if x := d.x; x != nil && (x.gen != d.gen || x.pool != p) {
+		d.c.SetHandler(deaf{})
+		d.c.Close() // it names a client that does not wait any more
+		p.closed(d.high)
+		p.dialAsNeeded()
+		return
+	}
+	c := &h1client{p: p, c: d.c, high: d.high, made: p.w.l.Now(), tls: info}
+	d.c.SetHandler(c)
+	if d.x != nil {
+		p.leave(d.x)
+		c.x = d.x
+		c.x.connected(c)
+		c.x.pump()
+		return
+	}
+	p.ready1(c)
+}
+
+// deaf is the handler of a connection that is being closed.
+type deaf struct{}
+
+func (deaf) OnConn(*engine.Conn) {}
+
+// proxyHeader announces the client of info.
+func proxyHeader(version int, info *filter.ConnInfo) []byte {
+	return proxyproto.Append(nil, &proxyproto.Header{Version: version, Source: info.Source, Dest: info.Local})
+}

@@ -1,0 +1,199 @@
+// SPDX-License-Identifier: Apache-2.0
+
+package serve
+
+import (
+	"errors"
+	"net/netip"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"redoubt.dev/proxy/balance"
+	"redoubt.dev/proxy/config"
+	"redoubt.dev/proxy/engine"
+	"redoubt.dev/proxy/exchange"
+	"redoubt.dev/proxy/filter"
+)
+
+// Bounds of a datagram listener.
+const (
+	maxDatagram     = 64 << 10
+	datagramBatch   = 64 // per turn
+	defaultSessions = 65536
+	defaultUDPIdle  = time.Minute
+)
+
+// datagrams is a UDP listener on one loop. Each loop has the socket; a client's
+// datagrams may meet any of them, so sessions are the loop's own and leave
+// from a socket of their own.
+type datagrams struct {
+	w        *worker
+	ln       *listener
+	watch    engine.Watch
+	sessions map[netip.AddrPort]*session
+	buf      []byte
+}
+
+// session is one client and its host.
+type session struct {
+	d      *datagrams
+	client netip.AddrPort
+	sa     unix.Sockaddr
+	host   *balance.Host
+	cl     *exchange.Cluster
+	fd     int
+	watch  engine.Watch
+	t      engine.Timer
+	last   int64
+	c      filter.Context
+	info   filter.ConnInfo
+	logs   logs
+}
+
+func (w *worker) listenUDP(ln *listener) {
+	d := &datagrams{w: w, ln: ln, sessions: map[netip.AddrPort]*session{}, buf: make([]byte, maxDatagram)}
+	var err error
+	if d.watch, err = w.l.Watch(ln.fd, unix.EPOLLIN|unix.EPOLLEXCLUSIVE, d); err != nil {
+		w.s.log.Error("cannot receive", "listener", ln.name, "err", err)
+		return
+	}
+	w.udp[ln] = d
+}
+
+func (d *datagrams) stop() {
+	d.w.l.Unwatch(d.watch)
+	for _, s := range d.sessions {
+		s.end()
+	}
+}
+
+// Ready takes datagrams off the listener.
+func (d *datagrams) Ready(uint32) {
+	cfg := d.ln.state.Load().cfg.UDP
+	for range datagramBatch {
+		n, sa, err := unix.Recvfrom(d.ln.fd, d.buf, unix.MSG_DONTWAIT)
+		if err == unix.EINTR {
+			continue
+		}
+		if err != nil {
+			return
+		}
+		from := addrPort(sa)
+		s := d.sessions[from]
+		if s != nil && (cfg.PerPacket || s.host.Removed() || !s.host.Healthy()) {
+			s.end()
+			s = nil
+		}
+		if s == nil {
+			if s = d.open(cfg, from, sa); s == nil {
+				continue
+			}
+		}
+		s.last = d.w.l.Now()
+		s.c.BytesIn += uint64(n)
+		if _, err := unix.Write(s.fd, d.buf[:n]); errors.Is(err, unix.ECONNREFUSED) {
+			s.host.Report(balance.ConnectFailed, 0, d.w.l.Now())
+		}
+	}
+}
+
+// open begins a session; nil drops the datagram.
+func (d *datagrams) open(cfg *config.UDPProxy, from netip.AddrPort, sa unix.Sockaddr) *session {
+	most := cfg.MaxSessions
+	if most <= 0 {
+		most = defaultSessions
+	}
+	n := d.ln.count[d.w.n]
+	cl := (*d.w.s.clusters.Load())[cfg.Cluster]
+	if cl == nil || len(d.sessions) >= most {
+		n.Shed++
+		return nil
+	}
+	ask := balance.Ask{Now: d.w.l.Now()}
+	if cfg.HashSourceIP {
+		ask.Hash, ask.HasHash = exchange.HashAddr(from.Addr()), true
+	}
+	h, why := d.w.x.Pick(cl, &ask)
+	if why != balance.Found {
+		n.Shed++
+		return nil
+	}
+	family := unix.AF_INET
+	if h.Addr.Addr().Is6() {
+		family = unix.AF_INET6
+	}
+	fd, err := unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		n.Shed++
+		return nil
+	}
+	if unix.Connect(fd, sockaddr(h.Addr)) != nil {
+		unix.Close(fd)
+		n.Shed++
+		return nil
+	}
+	s := &session{d: d, client: from, sa: sa, host: h, cl: cl, fd: fd, info: filter.ConnInfo{Listener: d.ln.name, Peer: from, Source: from, Local: d.ln.addr}}
+	if s.watch, err = d.w.l.Watch(fd, unix.EPOLLIN, s); err != nil {
+		unix.Close(fd)
+		n.Shed++
+		return nil
+	}
+	s.c.Conn, s.c.Began, s.c.Cluster, s.c.Host, s.c.HostName = &s.info, d.w.l.Now(), cfg.Cluster, h.Addr, h.Name
+	s.logs = d.ln.state.Load().logs
+	h.Begin()
+	n.Conns++
+	d.sessions[from] = s
+	s.last = d.w.l.Now()
+	d.w.l.SetTimer(&s.t, s.idle(), s)
+	return s
+}
+
+func (s *session) idle() time.Duration {
+	if cfg := s.d.ln.state.Load().cfg.UDP; cfg != nil && cfg.IdleTimeout > 0 {
+		return cfg.IdleTimeout
+	}
+	return defaultUDPIdle
+}
+
+// Ready takes answers of the host to the client, from the address that the
+// client knows.
+func (s *session) Ready(uint32) {
+	for range datagramBatch {
+		n, err := unix.Read(s.fd, s.d.buf)
+		switch {
+		case errors.Is(err, unix.EINTR):
+			continue
+		case errors.Is(err, unix.ECONNREFUSED): // the host has no such port
+			s.host.Report(balance.ConnectFailed, 0, s.d.w.l.Now())
+			s.end()
+			return
+		case err != nil:
+			return
+		}
+		s.last = s.d.w.l.Now()
+		s.c.BytesOut += uint64(n)
+		unix.Sendto(s.d.ln.fd, s.d.buf[:n], unix.MSG_DONTWAIT, s.sa) // a full buffer drops it, as any datagram
+	}
+}
+
+// Expire ends a session that was silent.
+func (s *session) Expire(*engine.Timer) {
+	left := s.last + int64(s.idle()) - s.d.w.l.Now()
+	if left > 0 {
+		s.d.w.l.SetTimer(&s.t, time.Duration(left), s)
+		return
+	}
+	s.end()
+}
+
+func (s *session) end() {
+	w := s.d.w
+	w.l.StopTimer(&s.t)
+	w.l.Unwatch(s.watch)
+	unix.Close(s.fd)
+	delete(s.d.sessions, s.client)
+	s.host.End(balance.Connected, time.Duration(w.l.Now()-s.c.Began), w.l.Now())
+	s.c.Ended = engine.Mono()
+	s.logs.write(w, &s.c)
+}
