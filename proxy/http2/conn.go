@@ -197,7 +197,16 @@ func appendWindow(b []byte, id uint32, n int64) []byte {
 // fail ends the connection for the peer's fault.
 func (c *Conn) fail(f *Fault) {
 	c.fault = f
-	c.goAway(f.Code, c.lastPeer)
+	c.goAway(f.Code, c.taken())
+}
+
+// taken is the last stream that we acted on, or will. It never grows once it
+// was said (RFC 9113, 6.8).
+func (c *Conn) taken() uint32 {
+	if c.awaySent {
+		return c.lastServed
+	}
+	return c.lastPeer
 }
 
 func (c *Conn) goAway(code Code, last uint32) {
@@ -214,8 +223,8 @@ func (c *Conn) GoAway(code Code) {
 		return
 	}
 	c.ending = false
-	c.awaySent, c.lastServed = true, c.lastPeer
-	c.goAway(code, c.lastPeer)
+	c.awaySent, c.lastServed = true, c.taken()
+	c.goAway(code, c.lastServed)
 }
 
 // shutdownPing marks the PING of Shutdown.
