@@ -75,22 +75,20 @@ type Buffer struct {
 
 // LocalRateLimit bounds requests by token buckets that all loops share.
 type LocalRateLimit struct {
-	StatPrefix      string
-	Bucket          *RateLimit        // nil: no limit but the descriptors'
-	Descriptors     []LimitDescriptor // the first that matches counts; Bucket too when AlwaysDefault
-	AlwaysDefault   bool              // always_consume_default_token_bucket; Envoy's default is true
-	Limits          []LimitActions    // rate_limits: which descriptors a request has; nil: those of route and virtual host
-	Stage           uint32
-	Enabled         Fraction    // filter_enabled; zero: never, as Envoy
-	Enforced        Fraction    // filter_enforced; zero: never, as Envoy
-	Status          int         // 0: 429
-	ResponseAdd     []HeaderAdd // response_headers_to_add, to limited responses
-	RequestAdd      []HeaderAdd // request_headers_to_add_when_not_enforced
-	XRateLimit      bool        // enable_x_ratelimit_headers: DRAFT_VERSION_03
-	GRPCExhausted   bool        // rate_limited_as_resource_exhausted
-	VirtualHostToo  LimitVHost  // vh_rate_limits
-	MaxDescriptors  uint32      // of wildcard buckets held (max_dynamic_descriptors); 0: 20
-	EmptyIsWildcard bool        // whether an empty value in Descriptors stands for any; Envoy: true
+	StatPrefix     string
+	Bucket         *RateLimit        // nil: no limit but the descriptors'
+	Descriptors    []LimitDescriptor // the first that matches counts; Bucket too when AlwaysDefault
+	AlwaysDefault  bool              // always_consume_default_token_bucket; Envoy's default is true
+	Limits         []LimitActions    // rate_limits: which descriptors a request has; nil: those of route and virtual host
+	Stage          uint32
+	Enabled        Fraction    // filter_enabled; zero: never, as Envoy
+	Enforced       Fraction    // filter_enforced; zero: never, as Envoy
+	Status         int         // 0: 429
+	ResponseAdd    []HeaderAdd // response_headers_to_add, to limited responses
+	RequestAdd     []HeaderAdd // request_headers_to_add_when_not_enforced
+	XRateLimit     bool        // enable_x_ratelimit_headers: DRAFT_VERSION_03
+	GRPCExhausted  bool        // rate_limited_as_resource_exhausted
+	VirtualHostToo LimitVHost  // vh_rate_limits
 }
 
 // LimitVHost says whether the virtual host's limits count beside the route's.
@@ -111,7 +109,7 @@ type LimitDescriptor struct {
 }
 
 // LimitEntry is one key and value of a descriptor.
-type LimitEntry struct{ Key, Value string }
+type LimitEntry struct{ Key, Value string } // an empty Value (a bucket per value) is refused
 
 // LimitActions make one descriptor of a request; if one of them has nothing
 // to give, and is not optional, there is no descriptor.
@@ -291,10 +289,4 @@ type HealthFilter struct {
 	// MinHealthy maps clusters to the per cent of healthy hosts that each
 	// needs (cluster_min_healthy_percentages).
 	MinHealthy map[string]float64
-}
-
-// BandwidthLimit bounds a route's bytes per second.
-type BandwidthLimit struct {
-	Request, Response bool
-	KiBps             uint64 // limit_kbps
 }

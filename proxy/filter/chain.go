@@ -24,6 +24,14 @@ type Scoped interface {
 // level counts alone, and is compiled once however many routes share it.
 type Layered interface{ Layered() }
 
+// Routed is what a Filter adds that reads the route itself, not only what the
+// route says under the filter's name.
+type Routed interface {
+	// ScopeRoute compiles a route for Context.Override; said is what Scope
+	// gave for it, or nil. nil is nothing to override.
+	ScopeRoute(r *config.Route, said any) (any, error)
+}
+
 // Entry is one filter of a chain.
 type Entry struct {
 	Name   string
@@ -121,7 +129,7 @@ func (ch *Chain) Scope(rc *config.RouteConfig, old *Overrides) (*Overrides, erro
 	s := scoping{ch: ch, new: o, old: old}
 	for _, h := range rc.Hosts {
 		for _, r := range h.Routes {
-			row, err := s.row(rc.PerFilter, h.PerFilter, r.PerFilter, nil)
+			row, err := s.row(r, rc.PerFilter, h.PerFilter, r.PerFilter, nil)
 			if err != nil {
 				return nil, err
 			}
@@ -139,7 +147,7 @@ func (ch *Chain) Scope(rc *config.RouteConfig, old *Overrides) (*Overrides, erro
 				if len(w.PerFilter) == 0 {
 					continue
 				}
-				if row, err = s.row(rc.PerFilter, h.PerFilter, r.PerFilter, w.PerFilter); err != nil {
+				if row, err = s.row(r, rc.PerFilter, h.PerFilter, r.PerFilter, w.PerFilter); err != nil {
 					return nil, err
 				}
 				if o.weighted == nil {
@@ -157,40 +165,52 @@ type scoping struct {
 	new, old *Overrides
 }
 
-func (s *scoping) row(maps ...map[string]any) ([]any, error) {
+func (s *scoping) row(r *config.Route, maps ...map[string]any) ([]any, error) {
 	var row []any
-	for slot, e := range s.ch.entries {
-		var levels [4]any
-		n, said, disabled := 0, false, false
-		for _, m := range maps {
-			v, ok := m[e.Name]
-			if !ok {
-				continue
-			}
-			said = true
-			if disabled = isNil(v); disabled {
-				continue
-			}
-			levels[n] = v
-			n++
+	for slot := range s.ch.entries {
+		v, err := s.cell(slot, r, maps)
+		if err != nil {
+			return nil, err
 		}
-		if !said {
+		if v == nil {
 			continue
 		}
 		if row == nil {
 			row = make([]any, len(s.ch.entries))
 		}
-		if disabled {
-			row[slot] = off{}
-			continue
-		}
-		v, err := s.compile(slot, levels, n)
-		if err != nil {
-			return nil, err
-		}
 		row[slot] = v
 	}
 	return row, nil
+}
+
+// cell compiles what is said of one filter at one place; nil is nothing.
+func (s *scoping) cell(slot int, r *config.Route, maps []map[string]any) (v any, err error) {
+	e := &s.ch.entries[slot]
+	var levels [4]any
+	n, said, disabled := 0, false, false
+	for _, m := range maps {
+		c, ok := m[e.Name]
+		if !ok {
+			continue
+		}
+		said = true
+		if disabled = isNil(c); !disabled {
+			levels[n] = c
+			n++
+		}
+	}
+	if said && disabled {
+		return off{}, nil
+	}
+	if said {
+		if v, err = s.compile(slot, levels, n); err != nil {
+			return nil, err
+		}
+	}
+	if f, ok := e.Filter.(Routed); ok {
+		return f.ScopeRoute(r, v)
+	}
+	return v, nil
 }
 
 func (s *scoping) compile(slot int, levels [4]any, n int) (any, error) {

@@ -153,7 +153,7 @@ type Context struct {
 	RequestBody    Transform // nil: pass
 	ResponseBody   Transform
 	RequestTimeout time.Duration // from a trusted header, e.g. grpc-timeout; 0: the route's
-	Delay          time.Duration // fault: wait so long before going on
+	Delay          time.Duration // fault: wait so long before doing what the verdict says; reset by who waited
 	RequestRate    uint64        // bytes per second of bodies; 0: no limit (fault's rate limit)
 	ResponseRate   uint64
 
@@ -181,6 +181,11 @@ type Deps struct {
 	// Call does a request to a cluster off the loops. See callout.go.
 	Call Caller
 	Now  func() time.Time
+	// Healthy gives the share of a cluster's hosts that are healthy, per cent;
+	// false for an unknown cluster. Draining tells that the proxy wants no new
+	// work. Both may be asked on any loop; nil means not known.
+	Healthy  func(cluster string) (perCent float64, ok bool)
+	Draining func() bool
 }
 
 // Caller asks a cluster, off the loops: for ext_authz, and trace export. It
