@@ -3,7 +3,6 @@
 package serve
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"reflect"
@@ -81,8 +80,8 @@ type next struct {
 	s        *Server
 	cfg      *config.Config
 	dir      exchange.Directory
-	fresh    []*exchange.Cluster // whose duties begin
-	updates  []func() error      // endpoints of clusters that go on
+	duties   map[*exchange.Cluster]*errands
+	updates  []func() error // endpoints of clusters that go on
 	states   map[*listener]*listening
 	opened   []*listener
 	managers []*exchange.Manager
@@ -100,7 +99,7 @@ func (s *Server) Apply(cfg *config.Config) error {
 	if s.stopping.Load() {
 		return errs.New(errs.Unavailable, "proxy", "it is ending")
 	}
-	n := &next{s: s, cfg: cfg, dir: exchange.Directory{}, states: map[*listener]*listening{}}
+	n := &next{s: s, cfg: cfg, dir: exchange.Directory{}, states: map[*listener]*listening{}, duties: map[*exchange.Cluster]*errands{}}
 	n.clusters()
 	n.listeners()
 	if len(n.problems) > 0 {
@@ -135,7 +134,6 @@ func (n *next) clusters() {
 			continue
 		}
 		n.dir[name] = cl
-		n.fresh = append(n.fresh, cl)
 	}
 }
 
@@ -160,15 +158,23 @@ func (n *next) cluster(c *config.Cluster, prev *exchange.Cluster) (*exchange.Clu
 	if err != nil {
 		return nil, err
 	}
+	var client *secure.Client
 	var tls exchange.TLS
 	if c.TLS != nil {
-		t, err := secure.NewClient(c.TLS, nil, n.s.secureDeps())
-		if err != nil {
+		if client, err = secure.NewClient(c.TLS, nil, n.s.secureDeps()); err != nil {
 			return nil, err
 		}
-		tls = t
+		tls = client
 	}
-	return exchange.NewCluster(c, set, tls, len(n.s.workers), prev), nil
+	cl := exchange.NewCluster(c, set, tls, len(n.s.workers), prev)
+	e, err := n.errands(c, set, client)
+	if err != nil {
+		return nil, err
+	}
+	if e != nil {
+		n.duties[cl] = e
+	}
+	return cl, nil
 }
 
 func (s *Server) secureDeps() secure.Deps {
@@ -457,8 +463,8 @@ func (n *next) logs(cs []*config.AccessLog) (out logs, err error) {
 func (n *next) commit() {
 	s := n.s
 	s.clusters.Store(&n.dir)
-	for _, cl := range n.fresh {
-		s.begin(cl)
+	for cl, e := range n.duties {
+		s.begin(cl, e)
 	}
 	for _, f := range n.updates {
 		if err := f(); err != nil {
@@ -539,16 +545,6 @@ func (w *worker) unlisten(ln *listener) {
 	}
 }
 
-// begin starts what a cluster needs beside the loops.
-func (s *Server) begin(cl *exchange.Cluster) {
-	ctx, cancel := context.WithCancel(s.tasks.Context())
-	if !s.duty(ctx, cl) {
-		cancel()
-		return
-	}
-	s.duties[cl] = cancel
-}
-
 // Check tells whether a configuration could be put in force: all but opening
 // its listeners and logs.
 func Check(cfg *config.Config) error {
@@ -557,7 +553,7 @@ func Check(cfg *config.Config) error {
 		return err
 	}
 	defer s.Discard()
-	n := &next{s: s, cfg: cfg, dir: exchange.Directory{}, states: map[*listener]*listening{}, dry: true}
+	n := &next{s: s, cfg: cfg, dir: exchange.Directory{}, states: map[*listener]*listening{}, duties: map[*exchange.Cluster]*errands{}, dry: true}
 	n.clusters()
 	n.listeners()
 	return errors.Join(n.problems...)

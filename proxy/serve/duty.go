@@ -4,24 +4,67 @@ package serve
 
 import (
 	"context"
+	"crypto/tls"
 
+	"redoubt.dev/base/run"
 	"redoubt.dev/proxy/balance"
 	"redoubt.dev/proxy/config"
 	"redoubt.dev/proxy/exchange"
-	"redoubt.dev/proxy/filter"
+	"redoubt.dev/proxy/health"
+	"redoubt.dev/proxy/secure"
 )
 
-// duty starts what a cluster needs beside the loops: health checks, name
-// resolution. False means that it needs nothing.
-func (s *Server) duty(context.Context, *exchange.Cluster) bool { return false }
+// errands are what a cluster needs beside the loops.
+type errands struct {
+	check   *health.Checker
+	resolve *health.Resolver
+}
 
-// buildFilters makes the chain of a manager; prev, which may be nil, lends
-// filters that have not changed.
-func (s *Server) buildFilters(c *config.HTTPManager, prev *filter.Chain) (*filter.Chain, error) {
-	if prev != nil && prev.Len() == 0 {
-		return prev, nil
+// errands makes them; none of it runs yet. Nil: the cluster needs nothing.
+func (n *next) errands(c *config.Cluster, set *balance.Set, client *secure.Client) (e *errands, err error) {
+	e = &errands{}
+	if len(c.Health) > 0 {
+		o := health.Options{}
+		if client != nil {
+			o.TLS = func(_ *config.Cluster, ep *config.Endpoint) *tls.Config {
+				if cfg := client.Config(secure.Target{Host: ep.Addr.String(), Authority: ep.Host, Identity: ep.Identity}); cfg != nil {
+					return cfg
+				}
+				return &tls.Config{MinVersion: tls.VersionTLS13} // trusts nobody we know: the check fails until the secrets come
+			}
+		}
+		if e.check, err = health.New(set, o); err != nil {
+			return nil, err
+		}
 	}
-	return filter.NewChain(nil)
+	if c.Discovery == config.StrictDNS || c.Discovery == config.LogicalDNS {
+		e.resolve, err = health.NewResolver(set, nil, func(host string, err error) {
+			n.s.log.Warn("name does not resolve; the last addresses stay", "cluster", c.Name, "host", host, "err", err)
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	if e.check == nil && e.resolve == nil {
+		return nil, nil
+	}
+	return e, nil
+}
+
+// begin runs a cluster's errands until its configuration is replaced.
+func (s *Server) begin(cl *exchange.Cluster, e *errands) {
+	ctx, cancel := context.WithCancel(s.tasks.Context())
+	s.duties[cl] = cancel
+	s.tasks.Go("cluster "+cl.Cfg.Name, func(context.Context) error {
+		g := run.New(ctx)
+		if e.check != nil {
+			g.Go("health", e.check.Run)
+		}
+		if e.resolve != nil {
+			g.Go("names", e.resolve.Run)
+		}
+		return g.Wait()
+	})
 }
 
 // events tells the log what becomes of hosts.
