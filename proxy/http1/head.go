@@ -50,6 +50,7 @@ var (
 	errBoth        = fault(400, "content length and transfer coding together")
 	errCoding      = fault(501, "transfer coding not supported")
 	errCodingOld   = fault(400, "transfer coding in HTTP/1.0")
+	errBodyOld     = fault(400, "body of an HTTP/1.0 request whose method has none")
 	errHost        = fault(400, "host missing, given twice, or malformed")
 	errConnection  = fault(400, "connection option names a field that must pass")
 	errOptions     = fault(400, "too many connection options")

@@ -54,6 +54,8 @@ func TestRequestsRefused(t *testing.T) {
 		"escape in value":             {"GET / HTTP/1.1\r\nHost: a\r\nX: a\x1bb\r\n\r\n", 400},
 		"leading empty line":          {crlf("\nGET / HTTP/1.1\nHost: a\n\n"), 400},
 		"no host":                     {crlf("GET / HTTP/1.1\n\n"), 400},
+		"old method with body":        {crlf("GET / HTTP/1.0\nContent-Length: 3\n\n"), 400},
+		"empty host":                  {crlf("GET / HTTP/1.1\nHost:\n\n"), 400},
 		"two hosts":                   {crlf("GET / HTTP/1.1\nHost: a\nHost: a\n\n"), 400},
 		"host with path":              {crlf("GET / HTTP/1.1\nHost: a/b\n\n"), 400},
 		"host with at sign":           {crlf("GET / HTTP/1.1\nHost: a@b\n\n"), 400},

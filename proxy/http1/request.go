@@ -13,7 +13,7 @@ type Request struct {
 	Method   Span
 	Target   Span // as sent; of an absolute form, the part from the path on
 	Root     bool // an absolute form without a path: the target is "/"
-	HostSpan Span // authority; empty when HTTP/1.0 gave none
+	HostSpan Span // authority; empty only when HTTP/1.0 gave none
 	Continue bool // the client waits for 100 before it sends the body
 }
 
@@ -165,10 +165,17 @@ func (r *Request) check(b []byte) error {
 			r.Continue = r.Minor == 1
 		}
 	}
+	// A server of HTTP/1.0 need not look for a body where the method has none,
+	// and would take it for the next request.
+	if r.Minor == 0 && r.Length > 0 && bodiless(r.Method.In(b)) {
+		return errBodyOld
+	}
 	if hosts > 1 || hosts == 0 && r.Minor == 1 {
 		return errHost
 	}
-	if err := checkHost(host.In(b), true); err != nil {
+	// An http URI has a host (RFC 9110, 4.2.1), and an empty one is filled
+	// in differently by each who needs it. HTTP/1.0 did not know the field.
+	if err := checkHost(host.In(b), r.Minor == 0); err != nil {
 		return err
 	}
 	if r.HostSpan.Len() > 0 { // absolute form
@@ -181,6 +188,14 @@ func (r *Request) check(b []byte) error {
 	}
 	r.HostSpan = host
 	return nil
+}
+
+func bodiless(method []byte) bool {
+	switch string(method) {
+	case "GET", "HEAD", "DELETE":
+		return true
+	}
+	return false
 }
 
 // Persistent tells whether the client can send another request.

@@ -99,3 +99,45 @@ func (r *Talked) Answers(methods ...string) (all []Answer, rest []byte) {
 func Until(s string) func([]byte) bool {
 	return func(got []byte) bool { return bytes.Contains(got, []byte(s)) }
 }
+
+// Conn is a client that asks one request after the other on one connection.
+type Conn struct {
+	net.Conn
+	r *bufio.Reader
+}
+
+// Dial opens a Conn, all of whose life is bounded by Hang.
+func Dial(addr string) (*Conn, error) {
+	c, err := net.Dial("tcp", addr)
+	if err != nil {
+		return nil, err
+	}
+	c.SetDeadline(time.Now().Add(Hang))
+	return &Conn{c, bufio.NewReader(c)}, nil
+}
+
+// Reader is what reads the connection; bytes behind an answer are there.
+func (c *Conn) Reader() *bufio.Reader { return c.r }
+
+// Ask writes raw and reads the final answer to it.
+func (c *Conn) Ask(method, raw string) (Answer, error) {
+	if _, err := io.WriteString(c, raw); err != nil {
+		return Answer{}, err
+	}
+	return c.Answer(method)
+}
+
+// Answer reads the next final answer.
+func (c *Conn) Answer(method string) (Answer, error) {
+	for {
+		res, err := http.ReadResponse(c.r, &http.Request{Method: method})
+		if err != nil {
+			return Answer{}, err
+		}
+		body, err := io.ReadAll(res.Body)
+		a := Answer{res.StatusCode, res.Header, string(body)}
+		if err != nil || a.Status >= 200 || a.Status == 101 {
+			return a, err
+		}
+	}
+}

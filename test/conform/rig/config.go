@@ -166,7 +166,7 @@ func nginxConf(s *Setup, addrs []string) string {
 	b.WriteString("http { access_log off; client_body_temp_path b; proxy_temp_path p; fastcgi_temp_path f; uwsgi_temp_path u; scgi_temp_path s;\n" +
 		"proxy_http_version 1.1; proxy_request_buffering off; proxy_buffering off; underscores_in_headers on; large_client_header_buffers 4 64k; client_max_body_size 0;\n")
 	p := int(s.Patience.Milliseconds())
-	fmt.Fprintf(&b, "client_header_timeout %dms; client_body_timeout %dms; proxy_read_timeout %dms; keepalive_requests 1000000;\n", p, 2*p, 2*p)
+	fmt.Fprintf(&b, "client_header_timeout %dms; client_body_timeout %dms; proxy_read_timeout %dms; keepalive_timeout %dms; keepalive_requests 1000000;\n", p, 2*p, 2*p, 2*p)
 	b.WriteString("map $http_upgrade $up { default upgrade; '' ''; }\n")
 	for i, l := range s.Listeners {
 		fmt.Fprintf(&b, "upstream u%d { server %s; keepalive 16; }\n", i, l.To)
@@ -190,8 +190,8 @@ func nginxConf(s *Setup, addrs []string) string {
 // haproxyConf does the same by haproxy, HTTP/1.1 and HTTP/2.
 func haproxyConf(s *Setup, addrs []string) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "global\n nbthread %d\n maxconn 8192\n tune.h2.max-concurrent-streams 100\n", s.Loops)
-	fmt.Fprintf(&b, "defaults\n timeout connect 2s\n timeout client %[2]dms\n timeout server %[2]dms\n timeout http-request %[1]dms\n timeout http-keep-alive 60s\n timeout tunnel 60s\n option http-no-delay\n", s.Patience.Milliseconds(), 2*s.Patience.Milliseconds())
+	fmt.Fprintf(&b, "global\n nbthread %d\n maxconn 8192\n tune.h2.max-concurrent-streams 100\n tune.http.maxhdr 256\n", s.Loops)
+	fmt.Fprintf(&b, "defaults\n timeout connect 2s\n timeout client %[2]dms\n timeout server %[2]dms\n timeout http-request %[1]dms\n timeout http-keep-alive %[2]dms\n timeout tunnel 60s\n option http-no-delay\n", s.Patience.Milliseconds(), 2*s.Patience.Milliseconds())
 	for i, l := range s.Listeners {
 		mode, tls, proto := "http", "", ""
 		if l.TCP {

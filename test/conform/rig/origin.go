@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -22,10 +23,12 @@ type Seen struct {
 	Head     string // as it came, with its empty line
 	Method   string
 	Target   string
+	Old      bool        // HTTP/1.0
 	Fields   [][2]string // name in lower case, value
 	Body     string      // decoded
 	Trailers string      // as they came
 	Fault    string      // why it is not canonical; "" when it is. Nothing is read behind a fault
+	Cut      bool        // the fault is only that the connection ended inside the request
 }
 
 // Get gives the values of a field joined by "|", so that a duplicate shows.
@@ -122,6 +125,13 @@ func (o *Origin) Count() int {
 	return len(o.seen)
 }
 
+// Open is how many connections there are now.
+func (o *Origin) Open() int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return len(o.conns)
+}
+
 // Opened is how many connections there have been.
 func (o *Origin) Opened() int {
 	o.mu.Lock()
@@ -189,7 +199,7 @@ func (o *Origin) serve(c net.Conn, n int) {
 			io.WriteString(c, "HTTP/1.1 400 Fault\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
 			return
 		}
-		if !sc.NoAnswer && o.answer(c, s, sc) != nil || sc.Close {
+		if !sc.NoAnswer && o.answer(c, s, sc) != nil || sc.Close || s.Old {
 			return
 		}
 		if sc.Early {
@@ -225,7 +235,7 @@ func readHead(r *bufio.Reader) (*Seen, error) {
 		head = append(head, l...)
 		if err != nil && !errors.Is(err, bufio.ErrBufferFull) {
 			if len(head) > 0 && errors.Is(err, io.EOF) {
-				return &Seen{Head: string(head), Fault: " head cut short"}, nil
+				return &Seen{Head: string(head), Fault: " head cut short", Cut: true}, nil
 			}
 			return nil, err
 		}
@@ -243,11 +253,11 @@ func parseHead(head []byte) *Seen {
 	s := &Seen{Head: string(head)}
 	lines := strings.Split(strings.TrimSuffix(s.Head, "\r\n\r\n"), "\r\n")
 	start := strings.Split(lines[0], " ")
-	if len(start) != 3 || start[2] != "HTTP/1.1" || start[0] == "" || start[1] == "" {
+	if len(start) != 3 || start[2] != "HTTP/1.1" && start[2] != "HTTP/1.0" || start[0] == "" || start[1] == "" {
 		s.Fault = fmt.Sprintf(" start line %q", lines[0])
 		return s
 	}
-	s.Method, s.Target = start[0], start[1]
+	s.Method, s.Target, s.Old = start[0], start[1], start[2] == "HTTP/1.0"
 	for _, l := range lines[1:] {
 		name, value, ok := strings.Cut(l, ":")
 		if !ok || name == "" || strings.ContainsAny(name, " \t\r\n\x00") || strings.ContainsAny(value, "\r\n\x00") {
@@ -260,11 +270,11 @@ func parseHead(head []byte) *Seen {
 	switch {
 	case s.Has("content-length") && s.Has("transfer-encoding"):
 		s.Fault = " both lengths"
-	case s.Has("transfer-encoding") && te != "chunked":
+	case s.Has("transfer-encoding") && (!strings.EqualFold(te, "chunked") || s.Old):
 		s.Fault = fmt.Sprintf(" coding %q", te)
 	case s.Has("content-length") && strings.Trim(cl, "0123456789") != "", s.Has("content-length") && cl == "":
 		s.Fault = fmt.Sprintf(" length %q", cl)
-	case strings.Contains(s.Get("host"), "|") || !s.Has("host"):
+	case strings.Contains(s.Get("host"), "|") || !s.Has("host") && !s.Old:
 		s.Fault = fmt.Sprintf(" host %q", s.Get("host"))
 	}
 	return s
@@ -278,7 +288,7 @@ func (s *Seen) readBody(r *bufio.Reader) {
 		n, _ := strconv.ParseInt("0"+s.Get("content-length"), 10, 64)
 		var err error
 		if body, err = io.ReadAll(io.LimitReader(r, n)); err != nil || int64(len(body)) < n {
-			s.Fault = fmt.Sprintf(" body of %d ends after %d", n, len(body))
+			s.Fault, s.Cut = fmt.Sprintf(" body of %d ends after %d", n, len(body)), true
 		}
 		return
 	}
@@ -286,7 +296,7 @@ func (s *Seen) readBody(r *bufio.Reader) {
 		l, err := r.ReadString('\n')
 		n, e := strconv.ParseUint(strings.TrimSuffix(l, "\r\n"), 16, 40)
 		if err != nil || e != nil || !strings.HasSuffix(l, "\r\n") {
-			s.Fault = fmt.Sprintf(" chunk line %q", clip(l))
+			s.Fault, s.Cut = fmt.Sprintf(" chunk line %q", clip(l)), err != nil
 			return
 		}
 		if n == 0 {
@@ -296,11 +306,11 @@ func (s *Seen) readBody(r *bufio.Reader) {
 		body = append(body, make([]byte, n)...)
 		if k, err := io.ReadFull(r, body[at:]); err != nil {
 			body = body[:at+k]
-			s.Fault = " chunk cut short"
+			s.Fault, s.Cut = " chunk cut short", true
 			return
 		}
 		if end, err := r.Peek(2); err != nil || string(end) != "\r\n" {
-			s.Fault = " chunk without end"
+			s.Fault, s.Cut = " chunk without end", err != nil
 			return
 		}
 		r.Discard(2)
@@ -308,7 +318,7 @@ func (s *Seen) readBody(r *bufio.Reader) {
 	for {
 		l, err := r.ReadString('\n')
 		if err != nil || !strings.HasSuffix(l, "\r\n") {
-			s.Fault = fmt.Sprintf(" trailer %q", clip(l))
+			s.Fault, s.Cut = fmt.Sprintf(" trailer %q", clip(l)), err != nil
 			return
 		}
 		if l == "\r\n" {
@@ -323,10 +333,7 @@ func (s *Seen) readBody(r *bufio.Reader) {
 // as far as one loop's order tells. It reports whether the proxy still
 // serves.
 func (o *Origin) Fence(proxy string) bool {
-	o.mu.Lock()
-	o.opened++ // numbers serve as names of fences as well
-	target := fmt.Sprintf("/fence/%d", o.opened)
-	o.mu.Unlock()
+	target := fmt.Sprintf("/fence/%d", fences.Add(1))
 	r := Talk(proxy, []byte("GET "+target+" HTTP/1.1\r\nHost: fence\r\nConnection: close\r\n\r\n"), nil)
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -338,6 +345,8 @@ func (o *Origin) Fence(proxy string) bool {
 	}
 	return false
 }
+
+var fences atomic.Int64
 
 // Hang bounds a conversation; only a peer that hangs reaches it.
 const Hang = 15 * time.Second
