@@ -10,12 +10,14 @@ BINARIES := redoubt redoubt-node redoubt-proxy redoubt-sentry
 GOBUILD  := CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags="-s -w -buildid="
 # Debian packages that tests use as real peers and tools.
 PACKAGES := iproute2 util-linux runc busybox-static skopeo openssl nginx-light wrk mmdebstrap postgresql-client redis-tools git curl
+# Debian packages that are only the proxy's rivals, or load them.
+BENCH_PACKAGES := haproxy caddy nghttp2-client libnginx-mod-stream
 # What links gVisor or containerd is too slow to build for the race detector on
 # a small machine, and is tested without it.
 HEAVY    := ^redoubt.dev/(sandbox/(engine|driver|drivertest)|node$$|node/(admit|pod|doctor)|cmd|examples)
 ALL       = $(shell CGO_ENABLED=0 $(GO) list ./... | grep -v '^redoubt.dev/test')
 
-.PHONY: help build demo check test packages lint unit race interop e2e vuln fuzz bench clean
+.PHONY: help build demo check test packages benchpackages lint unit race interop e2e vuln fuzz bench clean
 help: ## list the targets
 	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
 
@@ -38,6 +40,9 @@ packages: ## install the Debian packages that tests use
 	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $$missing >/dev/null; code=$$?; \
 	  [ -z "$$made" ] || rm -f /usr/sbin/policy-rc.d; exit $$code; fi
 
+benchpackages:
+	@$(MAKE) --no-print-directory packages PACKAGES="$(PACKAGES) $(BENCH_PACKAGES)"
+
 lint: ## formatting, vet and staticcheck
 	@test -z "$$(gofmt -l $$(git ls-files '*.go') | tee /dev/stderr)"
 	CGO_ENABLED=0 $(GO) vet ./...
@@ -50,7 +55,7 @@ race: ## all other tests, with the race detector
 	$(GO) test -race $$(echo $(ALL) | tr ' ' '\n' | grep -vE '$(HEAVY)')
 
 interop: ## against other software: openssl, skopeo, kill -9
-	CGO_ENABLED=0 $(GO) test ./test/interop/... ./test/provenance/... ./test/edge/...
+	CGO_ENABLED=0 $(GO) test ./test/interop/... ./test/provenance/... ./test/edge/... ./test/bench/load
 
 dist/debian.tar:
 	@mkdir -p dist
@@ -67,8 +72,8 @@ fuzz: ## each fuzz target for FUZZTIME (20 s)
 	  for f in $$(grep -hoE '^func Fuzz[A-Za-z0-9_]+' $$p/*_test.go | cut -c6-); do \
 	    echo "$$p $$f" && CGO_ENABLED=0 $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $${FUZZTIME:-20s} -fuzzminimizetime 5x $$p || exit 1; done; done
 
-bench: build ## measure beside the rivals; see docs/bench.md
-	CGO_ENABLED=0 $(GO) test -run '^$$' -bench . -benchtime 1x -timeout 60m ./test/bench
+bench: build benchpackages ## measure beside the rivals, BENCH=regexp for some rows; see docs/bench.md
+	CGO_ENABLED=0 $(GO) test -run '^$$' -bench '$(or $(BENCH),.)' -benchtime 1x -timeout 90m ./test/bench $(BENCHFLAGS)
 
 clean: ## remove what was built
 	rm -rf $(BIN) dist

@@ -260,14 +260,30 @@ func (b *bench) ownHop(origin netip.AddrPort, log bool) hop {
 
 // cpu is the processor time a process has used.
 func cpu(b *testing.B, pid int) time.Duration {
-	s, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
+	b.Helper()
+	if _, err := os.Stat(fmt.Sprintf("/proc/%d", pid)); err != nil {
 		b.Fatal(err)
 	}
+	own, _ := ticks(pid)
+	return own
+}
+
+// ticks is the processor time of a process and of those of its children that
+// have ended and were waited for; 0 when the process is gone.
+func ticks(pid int) (own, ended time.Duration) {
+	s, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, 0
+	}
 	f := strings.Fields(string(s[strings.LastIndexByte(string(s), ')')+2:]))
-	u, _ := strconv.ParseInt(f[11], 10, 64)
-	k, _ := strconv.ParseInt(f[12], 10, 64)
-	return time.Duration(u+k) * 10 * time.Millisecond
+	sum := func(f []string) (d time.Duration) {
+		for _, v := range f {
+			n, _ := strconv.ParseInt(v, 10, 64)
+			d += time.Duration(n) * 10 * time.Millisecond
+		}
+		return d
+	}
+	return sum(f[11:13]), sum(f[13:15])
 }
 
 func rss(pid int) string {

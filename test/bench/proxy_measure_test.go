@@ -38,7 +38,8 @@ func family(pid int) []int {
 
 // used is the processor time of a family: per process the larger of what the
 // scheduler counts for its threads, in nanoseconds, and of utime+stime, in
-// ticks, which also has the threads that have ended.
+// ticks, which also has the threads that have ended; and what its children
+// had used when they ended.
 func (b *bench) used(pid int) time.Duration {
 	b.b.Helper()
 	var sum time.Duration
@@ -52,7 +53,8 @@ func (b *bench) used(pid int) time.Duration {
 				threads += time.Duration(n)
 			}
 		}
-		sum += max(threads, cpu(b.b, p))
+		own, ended := ticks(p)
+		sum += max(threads, own) + ended
 	}
 	return sum
 }
