@@ -81,6 +81,7 @@ type next struct {
 	cfg      *config.Config
 	dir      exchange.Directory
 	duties   map[*exchange.Cluster]*errands
+	replaced []*exchange.Cluster
 	updates  []func() error // endpoints of clusters that go on
 	states   map[*listener]*listening
 	opened   []*listener
@@ -128,12 +129,20 @@ func (n *next) clusters() {
 			}
 			continue
 		}
-		cl, err := n.cluster(c, prev)
+		// A set takes its hosts over from the one before, which nothing may
+		// undo: what replaces another is tried here and made at commit.
+		cl, e, err := n.cluster(c, nil)
 		if err != nil {
 			n.bad(fmt.Errorf("cluster %s: %w", name, err))
 			continue
 		}
 		n.dir[name] = cl
+		if prev != nil || n.dry {
+			e.discard()
+			n.replaced = append(n.replaced, prev)
+		} else if e != nil {
+			n.duties[cl] = e
+		}
 	}
 }
 
@@ -149,32 +158,28 @@ func resolved(c *config.Cluster) bool {
 	return c.Discovery == config.Static || c.Discovery == config.EDS
 }
 
-func (n *next) cluster(c *config.Cluster, prev *exchange.Cluster) (*exchange.Cluster, error) {
+func (n *next) cluster(c *config.Cluster, prev *exchange.Cluster) (*exchange.Cluster, *errands, error) {
 	var was *balance.Set
 	if prev != nil {
 		was = prev.Set
 	}
 	set, err := balance.New(c, balance.Options{Here: n.s.o.Here, Now: engine.Mono, Wake: n.s.poke, Events: events{n.s}}, was)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	var client *secure.Client
 	var tls exchange.TLS
 	if c.TLS != nil {
 		if client, err = secure.NewClient(c.TLS, nil, n.s.secureDeps()); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		tls = client
 	}
-	cl := exchange.NewCluster(c, set, tls, len(n.s.workers), prev)
 	e, err := n.errands(c, set, client)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	if e != nil {
-		n.duties[cl] = e
-	}
-	return cl, nil
+	return exchange.NewCluster(c, set, tls, len(n.s.workers), prev), e, nil
 }
 
 func (s *Server) secureDeps() secure.Deps {
@@ -462,6 +467,18 @@ func (n *next) logs(cs []*config.AccessLog) (out logs, err error) {
 // one that is not there.
 func (n *next) commit() {
 	s := n.s
+	for _, prev := range n.replaced {
+		c := n.cfg.Clusters[prev.Cfg.Name]
+		cl, e, err := n.cluster(c, prev)
+		if err != nil { // it went well a moment ago: files may have changed since
+			s.log.Error("cluster not replaced; the last good one stays", "cluster", c.Name, "err", err)
+			cl = prev
+		}
+		n.dir[c.Name] = cl
+		if e != nil {
+			n.duties[cl] = e
+		}
+	}
 	s.clusters.Store(&n.dir)
 	for cl, e := range n.duties {
 		s.begin(cl, e)

@@ -18,11 +18,19 @@ import (
 type errands struct {
 	check   *health.Checker
 	resolve *health.Resolver
+	client  *secure.Client // nil in clear
+}
+
+// discard gives up errands that will not run.
+func (e *errands) discard() {
+	if e != nil && e.client != nil {
+		e.client.Close()
+	}
 }
 
 // errands makes them; none of it runs yet. Nil: the cluster needs nothing.
 func (n *next) errands(c *config.Cluster, set *balance.Set, client *secure.Client) (e *errands, err error) {
-	e = &errands{}
+	e = &errands{client: client}
 	if len(c.Health) > 0 {
 		o := health.Options{}
 		if client != nil {
@@ -45,7 +53,7 @@ func (n *next) errands(c *config.Cluster, set *balance.Set, client *secure.Clien
 			return nil, err
 		}
 	}
-	if e.check == nil && e.resolve == nil {
+	if e.check == nil && e.resolve == nil && client == nil {
 		return nil, nil
 	}
 	return e, nil
@@ -54,7 +62,10 @@ func (n *next) errands(c *config.Cluster, set *balance.Set, client *secure.Clien
 // begin runs a cluster's errands until its configuration is replaced.
 func (s *Server) begin(cl *exchange.Cluster, e *errands) {
 	ctx, cancel := context.WithCancel(s.tasks.Context())
-	s.duties[cl] = cancel
+	s.duties[cl] = func() { cancel(); e.discard() }
+	if e.check == nil && e.resolve == nil {
+		return
+	}
 	s.tasks.Go("cluster "+cl.Cfg.Name, func(context.Context) error {
 		g := run.New(ctx)
 		if e.check != nil {
