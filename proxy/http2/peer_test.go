@@ -197,3 +197,57 @@ func BenchmarkRoundTrip(b *testing.B) {
 		f()
 	}
 }
+
+// BenchmarkBody moves bodies of 1 MB from server to client.
+func BenchmarkBody(b *testing.B) {
+	p := newPair(Options{}, Options{})
+	p.client.quiet, p.server.quiet = true, true
+	p.move(b, 1<<20)
+	big := make([]byte, 1<<20)
+	b.SetBytes(1 << 20)
+	b.ReportAllocs()
+	e := &exchange{h: p.client, body: make([]byte, 0, 1<<20)}
+	p.server.reuse = &exchange{h: p.server, send: make([]byte, 0, 1<<20)}
+	m := &e.req
+	m.Method, m.Scheme, m.Authority, m.Path = m.PutString("GET"), m.PutString("http"), m.PutString("a"), m.PutString("/hold")
+	for b.Loop() {
+		s := p.client.c.NewStream()
+		e.s, e.body = s, e.body[:0]
+		s.Owner, s.Resp = e, &e.resp
+		if err := p.client.c.WriteRequest(m, s, true); err != nil {
+			b.Fatal(err)
+		}
+		feed(b, p.server.c, &p.toServer)
+		x := p.server.held[0]
+		p.server.held = p.server.held[:0]
+		x.ended, x.send = false, x.send[:0]
+		x.respond(200, 1<<20, false)
+		x.write(big, true)
+		for e.s != nil {
+			feed(b, p.client.c, &p.toClient)
+			feed(b, p.server.c, &p.toServer)
+		}
+	}
+}
+
+// TestResetConn: a connection that is used again begins anew.
+func TestResetConn(t *testing.T) {
+	p := newPair(Options{}, Options{})
+	for range 3 {
+		p.client.get("GET", "/hold", 0, true)
+	}
+	p.move(t, 1<<20)
+	first, _ := talk(t, 1000, func(*pair, int) {})
+	p.client.c.Reset(Client, Options{}, p.client, &p.toServer)
+	p.server.c.Reset(Server, Options{}, p.server, &p.toClient)
+	if p.client.c.Active()+p.server.c.Active() != 0 {
+		t.Fatal("streams left")
+	}
+	p.client.c.Start()
+	p.server.c.Start()
+	e := p.client.get("GET", "/", 0, true)
+	p.move(t, 3)
+	if e.resp.Status != 200 || string(e.body) != "hello" || len(first) == 0 {
+		t.Error(e.resp.Status)
+	}
+}

@@ -57,13 +57,7 @@ func (c *Conn) begin() []byte {
 }
 
 var (
-	nameAuthority = []byte(":authority")
-	nameMethod    = []byte(":method")
-	namePath      = []byte(":path")
-	nameScheme    = []byte(":scheme")
-	nameStatus    = []byte(":status")
 	nameProtocol  = []byte(":protocol")
-	nameLength    = []byte("content-length")
 	nameTE        = []byte("te")
 	valueHTTP     = []byte("http")
 	valueTrailers = []byte("trailers")
@@ -72,27 +66,27 @@ var (
 
 func (c *Conn) appendRequest(b []byte, m *message.Request, connect bool) []byte {
 	e := &c.enc
+	method, scheme := m.In(m.Method), m.In(m.Scheme)
 	if connect {
-		b = e.Append(b, nameMethod, valueConnect, hpack.Index)
-	} else {
-		b = e.Append(b, nameMethod, m.In(m.Method), hpack.Index)
+		method = valueConnect
 	}
-	if !connect || m.Upgrade.Len() > 0 {
-		scheme := m.In(m.Scheme)
-		if len(scheme) == 0 {
-			scheme = valueHTTP
-		}
-		b = e.Append(b, nameScheme, scheme, hpack.Index)
+	if len(scheme) == 0 {
+		scheme = valueHTTP
 	}
-	b = e.Append(b, nameAuthority, m.In(m.Authority), hpack.Index)
-	if !connect || m.Upgrade.Len() > 0 {
-		b = e.Append(b, namePath, m.In(m.Path), hpack.Plain)
+	tunnel := connect && m.Upgrade.Len() == 0
+	b = e.AppendStatic(b, hpack.NameMethod, method, hpack.Index)
+	if !tunnel {
+		b = e.AppendStatic(b, hpack.NameScheme, scheme, hpack.Index)
+	}
+	b = e.AppendStatic(b, hpack.NameAuthority, m.In(m.Authority), hpack.Index)
+	if !tunnel {
+		b = e.AppendStatic(b, hpack.NamePath, m.In(m.Path), hpack.Plain)
 	}
 	if m.Upgrade.Len() > 0 {
 		b = e.Append(b, nameProtocol, m.In(m.Upgrade), hpack.Index)
 	}
 	b = c.appendFields(b, &m.Head, false)
-	if m.Length > 0 || m.Length == 0 && !connect && wantsLength(m.In(m.Method)) {
+	if m.Length > 0 || m.Length == 0 && !connect && wantsLength(method) {
 		b = c.appendLength(b, m.Length)
 	}
 	if m.Trailers {
@@ -113,7 +107,7 @@ func wantsLength(method []byte) bool {
 
 func (c *Conn) appendLength(b []byte, n int64) []byte {
 	var digits [20]byte
-	return c.enc.Append(b, nameLength, strconv.AppendInt(digits[:0], n, 10), hpack.Learn)
+	return c.enc.AppendStatic(b, hpack.NameContentLength, strconv.AppendInt(digits[:0], n, 10), hpack.Learn)
 }
 
 func (c *Conn) appendFields(b []byte, h *message.Head, trailer bool) []byte {
@@ -122,9 +116,20 @@ func (c *Conn) appendFields(b []byte, h *message.Head, trailer bool) []byte {
 		if f.Drop || f.Known.Hop() || trailer && !f.Known.TrailerAllowed() {
 			continue
 		}
-		b = c.enc.Append(b, h.In(f.Name), h.In(f.Value), policy(h, f))
+		if name := staticName[f.Known]; name != 0 {
+			b = c.enc.AppendStatic(b, name, h.In(f.Value), policy(h, f))
+		} else {
+			b = c.enc.Append(b, h.In(f.Name), h.In(f.Value), policy(h, f))
+		}
 	}
 	return b
+}
+
+// staticName spares known fields the search by name.
+var staticName = [256]int{
+	message.Expect: hpack.NameExpect, message.Authorization: hpack.NameAuthorization, message.Cookie: hpack.NameCookie,
+	message.ContentType: hpack.NameContentType, message.ContentEncoding: hpack.NameContentEncoding,
+	message.ContentRange: hpack.NameContentRange, message.SetCookie: hpack.NameSetCookie,
 }
 
 // policy says how a field meets the table. A connection is shared by many
@@ -198,7 +203,7 @@ func (c *Conn) WriteResponse(s *Stream, m *message.Response, end bool) {
 	}
 	status := min(max(m.Status, 100), 999)
 	interim := status < 200
-	b := c.enc.Append(c.begin(), nameStatus, statuses[status][:], hpack.Index)
+	b := c.enc.AppendStatic(c.begin(), hpack.NameStatus, statuses[status][:], hpack.Index)
 	b = c.appendFields(b, &m.Head, false)
 	if m.Length >= 0 && !interim && status != 204 {
 		b = c.appendLength(b, m.Length)

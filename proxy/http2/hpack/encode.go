@@ -84,9 +84,26 @@ func (e *Encoder) Append(dst, name, value []byte, p Policy) []byte {
 	name = e.lowered(name)
 	nh := hash(name, 0)
 	index, whole := findStatic(name, value, nh)
-	if whole && p != Never {
-		return appendInteger(dst, 0x80, 7, uint32(index))
+	if whole > 0 && p != Never {
+		return append(dst, 0x80|byte(whole))
 	}
+	return e.append(dst, name, value, nh, index, p)
+}
+
+// AppendStatic encodes a field whose name is the static table's: one of the
+// Name constants.
+func (e *Encoder) AppendStatic(dst []byte, name int, value []byte, p Policy) []byte {
+	if p != Never {
+		if i := staticValue(name, value); i > 0 {
+			return append(dst, 0x80|byte(i))
+		}
+	}
+	return e.append(dst, static[name].name, value, staticHash[name], name, p)
+}
+
+// append encodes what the static table does not hold; index is its entry for
+// the name, or 0.
+func (e *Encoder) append(dst, name, value []byte, nh uint64, index int, p Policy) []byte {
 	if p >= Plain {
 		if index == 0 {
 			index = e.findName(name, nh)

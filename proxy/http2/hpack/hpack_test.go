@@ -351,3 +351,25 @@ func FuzzHPACK(f *testing.F) {
 		}
 	})
 }
+
+// TestStaticNames: each constant names the first entry of its name, and both
+// ways to encode agree.
+func TestStaticNames(t *testing.T) {
+	var a, b Encoder
+	a.Init(4096)
+	b.Init(4096)
+	for _, i := range []int{NameAuthority, NameMethod, NamePath, NameScheme, NameStatus, NameAuthorization, NameContentEncoding,
+		NameContentLength, NameContentRange, NameContentType, NameCookie, NameExpect, NameSetCookie} {
+		if string(static[i].name) == string(static[i-1].name) {
+			t.Errorf("%d is not the first %s", i, static[i].name)
+		}
+		for _, v := range []string{"", "GET", "POST", "/", "/index.html", "http", "https", "200", "500", "text/html", "200"} {
+			for p := Learn; p <= Never; p++ {
+				x, y := a.Append(nil, static[i].name, []byte(v), p), b.AppendStatic(nil, i, []byte(v), p)
+				if !bytes.Equal(x, y) {
+					t.Errorf("%s: %s with policy %d: %x and %x", static[i].name, v, p, x, y)
+				}
+			}
+		}
+	}
+}

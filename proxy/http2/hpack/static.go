@@ -90,6 +90,9 @@ var static = func() (t [staticLen + 1]pair) {
 		{"user-agent", ""}, {"vary", ""}, {"via", ""}, {"www-authenticate", ""},
 	} {
 		t[i+1] = pair{[]byte(e[0]), []byte(e[1]), look([]byte(e[0]))}
+		if e[0] == string(t[i].name) {
+			t[i+1].name = t[i].name // one name, one address
+		}
 	}
 	return
 }()
@@ -109,26 +112,56 @@ var staticNames = func() (t [256]uint8) {
 	return
 }()
 
-// findStatic gives the entry of a name, and whether the value is its too.
-func findStatic(name, value []byte, nameHash uint64) (index int, whole bool) {
+// staticHash is the hash of each entry's name.
+var staticHash = func() (t [staticLen + 1]uint64) {
+	for i := range t {
+		t[i] = hash(static[i].name, 0)
+	}
+	return
+}()
+
+// Names of the static table, by their first index, for Encoder.AppendStatic.
+const (
+	NameAuthority       = 1
+	NameMethod          = 2
+	NamePath            = 4
+	NameScheme          = 6
+	NameStatus          = 8
+	NameAuthorization   = 23
+	NameContentEncoding = 26
+	NameContentLength   = 28
+	NameContentRange    = 30
+	NameContentType     = 31
+	NameCookie          = 32
+	NameExpect          = 35
+	NameSetCookie       = 55
+)
+
+// findStatic gives the first entry of a name, and the one with the value too; 0:
+// none.
+func findStatic(name, value []byte, nameHash uint64) (index, whole int) {
 	at := uint8(nameHash)
 	for ; ; at++ {
 		i := int(staticNames[at])
 		if i == 0 {
-			return 0, false
+			return 0, 0
 		}
 		if string(static[i].name) == string(name) {
 			index = i
 			break
 		}
 	}
-	if len(value) == 0 && len(static[index].value) == 0 {
-		return index, true
-	}
-	for i := index; i <= staticLen && string(static[i].name) == string(name); i++ {
-		if len(value) > 0 && string(static[i].value) == string(value) {
-			return i, true
+	return index, staticValue(index, value)
+}
+
+// staticValue gives the entry with the name of the entry at index, the first
+// of its name, that has the value; 0: none.
+func staticValue(index int, value []byte) int {
+	name := &static[index].name[0]
+	for i := index; i <= staticLen && (i == index || &static[i].name[0] == name); i++ {
+		if string(static[i].value) == string(value) {
+			return i
 		}
 	}
-	return index, false
+	return 0
 }
