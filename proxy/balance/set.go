@@ -100,8 +100,9 @@ var epoch = time.Now()
 func ownClock() int64 { return int64(time.Since(epoch)) }
 
 // New makes the set of c's hosts and takes over from prev, which may be nil:
-// counters and hosts that stay go on, and prev no longer changes. c and its
-// endpoints must not change after. On an error prev stays in force.
+// counters and hosts that stay go on, and prev no longer changes. While c has
+// names that are not resolved, prev's hosts stay until the first Update. c and
+// its endpoints must not change after. On an error prev stays in force.
 func New(c *config.Cluster, o Options, prev *Set) (*Set, error) {
 	if err := check(c); err != nil {
 		return nil, err
@@ -141,7 +142,7 @@ func New(c *config.Cluster, o Options, prev *Set) (*Set, error) {
 		h.set.Store(s)
 	}
 	sh.destMu.Unlock()
-	if c.Endpoints != nil {
+	if c.Endpoints != nil && !(len(sh.hosts) > 0 && unresolved(c.Endpoints)) {
 		s.updateLocked(c.Endpoints, now)
 	}
 	s.rebuildLocked(now)

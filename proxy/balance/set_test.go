@@ -105,6 +105,12 @@ func TestHostsStay(t *testing.T) {
 	if got := s2.Hosts(); len(got) != 3 {
 		t.Error("an old set changed the hosts of a new one")
 	}
+	// A name that is yet to be resolved does not empty the cluster.
+	s3, err := balance.New(&config.Cluster{Discovery: config.StrictDNS, Endpoints: &config.Endpoints{Localities: []*config.Locality{{Hosts: []*config.Endpoint{{Host: "bank", Port: 80}}}}}}, w.options(), s2)
+	if err != nil || len(s3.Hosts()) != 3 {
+		t.Errorf("before the names are resolved: %d hosts, %v", len(s3.Hosts()), err)
+	}
+	s2 = s3
 	// Another identity is another host: its connections prove somebody else.
 	other := hosts(1, 9, 1, 1)
 	other.Localities[0].Hosts[3].Identity = "spiffe://bank/other"

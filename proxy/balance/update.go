@@ -28,6 +28,18 @@ func key(ep *config.Endpoint) (k hostKey, ok bool) {
 	return k, ep.Addr.IsValid() || ep.Pipe != ""
 }
 
+// unresolved tells that an endpoint of e has no address yet.
+func unresolved(e *config.Endpoints) bool {
+	for _, l := range e.Localities {
+		for _, ep := range l.Hosts {
+			if _, ok := key(ep); !ok {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 func newHost(k hostKey, ep *config.Endpoint) *Host {
 	h := &Host{ID: lastID.Add(1), Addr: k.addr, Name: k.pipe}
 	if k.pipe == "" {
