@@ -68,6 +68,9 @@ func (x *Stream) answer(l *filter.LocalReply) {
 		}
 	}
 	r.Length = int64(len(x.local))
+	if _, ok := r.Find("date"); !ok {
+		r.Add([]byte("date"), x.w.date())
+	}
 	x.respond()
 	if x.phase != answering {
 		return

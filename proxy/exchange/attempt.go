@@ -45,7 +45,7 @@ func (x *Stream) attempt() {
 		x.try = now + int64(d)
 		x.arm()
 	}
-	w.poolOf(cl, h).get(x)
+	w.poolOf(cl, h, x.req.Proto).get(x)
 }
 
 func (x *Stream) noHost(why balance.Reason) {

@@ -15,6 +15,7 @@ import (
 	"redoubt.dev/proxy/engine"
 	"redoubt.dev/proxy/filter"
 	"redoubt.dev/proxy/http2"
+	"redoubt.dev/proxy/message"
 	"redoubt.dev/proxy/secure"
 )
 
@@ -84,6 +85,11 @@ func (cl *Cluster) target(x *Stream, h *balance.Host) secure.Target {
 		t.ALPN = alpn1
 	case config.UpAuto:
 		t.ALPN = alpnBoth
+	case config.UpDownstream:
+		t.ALPN = alpn1
+		if x.req.Proto == message.HTTP2 {
+			t.ALPN = alpn2
+		}
 	}
 	if c := cl.Cfg.TLS; c != nil && c.Common.ALPN != nil {
 		t.ALPN = nil

@@ -26,10 +26,12 @@ type h2client struct {
 	settled bool // the peer's SETTINGS came
 	leaving bool // takes no new streams
 	gone    bool
+	calls   h2call // ring head of the streams under way
 }
 
 func newH2Client(p *pool, c *engine.Conn, high bool, info *filter.TLSInfo) {
 	u := &h2client{p: p, c: c, high: high, tls: info, made: p.w.l.Now(), turn: p.w.l.Now(), since: p.w.l.Now()}
+	u.calls.next, u.calls.prev = &u.calls, &u.calls
 	u.h = http2.New(http2.Client, p.cl.http2(&p.w.h2), u, c)
 	c.SetHandler(u)
 	p.multi = append(p.multi, u)
@@ -50,6 +52,7 @@ type h2call struct {
 	headed      bool
 	reset       bool
 	unprocessed bool
+	next, prev  *h2call // in the connection's ring
 }
 
 // takes tells that another stream can be opened.
@@ -65,6 +68,9 @@ func (u *h2client) open(x *Stream) upstream {
 	*k = h2call{x: x, u: u}
 	k.in.b = in
 	k.s = u.h.NewStream()
+	h := &u.calls
+	k.prev, k.next = h.prev, h
+	h.prev.next, h.prev = k, k
 	return k
 }
 
@@ -154,21 +160,17 @@ func (u *h2client) fail() {
 		return
 	}
 	u.forget()
-	w := u.p.w
-	for x := w.streams.next; x != &w.streams; {
-		next := x.next
-		if x.h2u.u == u && x.up == &x.h2u && x.phase != ended {
-			x.h2u.reset = true
-			x.h2u.code = http2.InternalError
-			gen := x.gen
-			x.pump()
-			if x.gen == gen && x.phase == forwarding && x.up == &x.h2u {
-				x.upstreamDied(errGone) // it was blocked, and would not have looked
-			}
-			// The ring may have changed anywhere: begin again.
-			next = w.streams.next
+	for u.calls.next != &u.calls {
+		k := u.calls.next
+		x, gen := k.x, k.x.gen
+		k.reset, k.code = true, http2.InternalError
+		x.pump() // what has come is passed on first
+		if x.gen == gen && x.up == upstream(k) {
+			x.upstreamDied(errGone) // it was blocked, and would not have looked
 		}
-		x = next
+		if u.calls.next == k {
+			k.unlink()
+		}
 	}
 	if u.c.Alive() {
 		u.c.SetHandler(deaf{})
@@ -352,7 +354,15 @@ func (k *h2call) switches2xx() bool { return true }
 func (k *h2call) fresh() bool       { return true }
 func (k *h2call) unheard() bool     { return k.unprocessed || k.code == http2.RefusedStream && k.reset }
 
+func (k *h2call) unlink() {
+	if k.next != nil {
+		k.prev.next, k.next.prev = k.next, k.prev
+		k.next, k.prev = nil, nil
+	}
+}
+
 func (k *h2call) release(bool) {
+	k.unlink()
 	if s := k.s; s != nil {
 		k.s = nil
 		s.Resp, s.Trailers = nil, nil

@@ -27,6 +27,7 @@ type h2server struct {
 	last  bool // a graceful end has begun
 	ended bool
 	done  func()
+	sides h2side // ring head of the streams under way
 }
 
 // ServeHTTP2 takes over c, whose first bytes may have been read. done is
@@ -37,6 +38,7 @@ func (w *Worker) ServeHTTP2(c *engine.Conn, m *Manager, info *filter.ConnInfo, d
 	w.link(&h.server)
 	c.SetHandler(h)
 	m.count(w).Conns++
+	h.sides.next, h.sides.prev = &h.sides, &h.sides
 	h.h = http2.New(http2.Server, m.http2(&w.h2), h, c)
 	h.h.Start()
 	w.l.SetTimer(&h.t, m.headTime, h)
@@ -45,11 +47,12 @@ func (w *Worker) ServeHTTP2(c *engine.Conn, m *Manager, info *filter.ConnInfo, d
 
 // h2side is one stream of it: the downstream of x.
 type h2side struct {
-	x     *Stream
-	h     *h2server
-	s     *http2.Stream
-	in    h2body
-	reset bool
+	x          *Stream
+	h          *h2server
+	s          *http2.Stream
+	in         h2body
+	reset      bool
+	next, prev *h2side // in the connection's ring
 }
 
 // OnConn is told of the connection.
@@ -106,15 +109,17 @@ func (h *h2server) end() {
 	h.ended = true
 	h.w.l.StopTimer(&h.t)
 	h.server.unlink()
-	w := h.w
-	for x := w.streams.next; x != &w.streams; {
-		next := x.next
-		if x.down == downstream(&x.h2d) && x.h2d.h == h {
-			x.c.Flags |= filter.FlagDownstreamGone
-			x.finish(false)
-			next = w.streams.next // the ring may have changed anywhere
+	for h.sides.next != &h.sides {
+		d := h.sides.next
+		if d.x.unborn {
+			d.x.abandon()
+		} else {
+			d.x.c.Flags |= filter.FlagDownstreamGone
+			d.x.finish(false)
 		}
-		x = next
+		if h.sides.next == d {
+			d.unlink()
+		}
 	}
 	if h.done != nil {
 		h.done()
@@ -168,6 +173,9 @@ func (h *h2server) Open(s *http2.Stream) {
 	in := d.in.b[:0]
 	*d = h2side{x: x, h: h, s: s}
 	d.in.b = in
+	r := &h.sides
+	d.prev, d.next = r.prev, r
+	r.prev.next, r.prev = d, d
 	x.down = d
 	x.c.Conn, x.peer = h.info, h.peer
 	x.phase = judging
@@ -273,6 +281,7 @@ func (d *h2side) Closed(s *http2.Stream) {
 
 // abandon forgets a stream whose head never became whole.
 func (x *Stream) abandon() {
+	x.h2d.unlink()
 	x.unborn = false
 	x.phase = ended
 	x.down = nil
@@ -340,7 +349,15 @@ func (d *h2side) finish(t *message.Head) {
 	}
 }
 
+func (d *h2side) unlink() {
+	if d.next != nil {
+		d.prev.next, d.next.prev = d.next, d.prev
+		d.next, d.prev = nil, nil
+	}
+}
+
 func (d *h2side) over(x *Stream, whole bool) {
+	d.unlink()
 	s := d.s
 	d.s = nil
 	d.in.reset()

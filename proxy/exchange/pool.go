@@ -9,6 +9,7 @@ import (
 	"redoubt.dev/proxy/config"
 	"redoubt.dev/proxy/engine"
 	"redoubt.dev/proxy/filter"
+	"redoubt.dev/proxy/message"
 	"redoubt.dev/proxy/proxyproto"
 	"redoubt.dev/proxy/secure"
 )
@@ -33,14 +34,24 @@ type pool struct {
 	tail    *Stream
 	waiting int
 	dialing int
+	two     bool // HTTP/2 is spoken, as far as is known
+	asked   bool // by ALPN: whether it is, is known
 	retired bool
 }
 
-func (w *Worker) poolOf(cl *Cluster, h *balance.Host) *pool {
-	p := w.pools[h]
+// poolKey tells pools apart: two is set where the client's protocol decides
+// and is HTTP/2.
+type poolKey struct {
+	host *balance.Host
+	two  bool
+}
+
+func (w *Worker) poolOf(cl *Cluster, h *balance.Host, proto message.Proto) *pool {
+	key := poolKey{h, cl.Cfg.Upstream == config.UpDownstream && proto == message.HTTP2}
+	p := w.pools[key]
 	if p == nil {
-		p = &pool{w: w, cl: cl, host: h}
-		w.pools[h] = p
+		p = &pool{w: w, cl: cl, host: h, two: key.two || cl.Cfg.Upstream == config.UpHTTP2}
+		w.pools[key] = p
 	}
 	p.cl = cl // a changed configuration counts from the next connection on
 	return p
@@ -104,7 +115,7 @@ func (p *pool) take() *h1client {
 // them where streams can share it.
 func (p *pool) dialAsNeeded() {
 	want := p.waiting
-	if p.cl.Cfg.Upstream == config.UpHTTP2 {
+	if p.two || p.cl.Cfg.Upstream == config.UpAuto && !p.asked {
 		want = min(want, 1)
 	}
 	for p.dialing < want && p.waiting > 0 {
@@ -160,7 +171,7 @@ func (p *pool) leave(x *Stream) {
 // fail tells those that wait that there is no connection: the first, or all
 // when none can come.
 func (p *pool) fail(o balance.Outcome) {
-	all := p.cl.Cfg.Upstream == config.UpHTTP2 || o == balance.Cancelled
+	all := p.two || o == balance.Cancelled
 	for x := p.pop(); x != nil; x = p.pop() {
 		x.unconnected(o)
 		if !all {
@@ -227,7 +238,7 @@ func (p *pool) retire() {
 // prune drops a pool that nobody needs.
 func (p *pool) prune() {
 	if p.retired && p.waiting+p.dialing+len(p.idle)+len(p.multi) == 0 {
-		delete(p.w.pools, p.host)
+		delete(p.w.pools, poolKey{p.host, p.two && p.cl.Cfg.Upstream == config.UpDownstream})
 	}
 }
 
@@ -344,9 +355,13 @@ func (d *dialer) ready(alpn string, info *filter.TLSInfo) {
 	p.w.l.StopTimer(&d.t)
 	p.dialing--
 	d.over = true
-	two := p.cl.Cfg.Upstream == config.UpHTTP2 || p.cl.Cfg.Upstream == config.UpAuto && alpn == "h2"
-	if p.cl.Cfg.Upstream == config.UpHTTP2 && alpn != "" && alpn != "h2" {
-		two = false // the server insists; a TLS server that chose nothing may know it beforehand
+	two := p.two
+	switch {
+	case p.cl.Cfg.Upstream == config.UpAuto:
+		two = alpn == "h2"
+		p.two, p.asked = two, true
+	case alpn == "http/1.1":
+		two = false // the server insists
 	}
 	if two {
 		newH2Client(p, d.c, d.high, info)

@@ -500,6 +500,10 @@ func (x *Stream) keep(p []byte, last bool) {
 		x.unkeep()
 		return
 	}
+	if n := len(x.w.keeps); cap(x.kept) == 0 && n > 0 {
+		x.kept = x.w.keeps[n-1]
+		x.w.keeps = x.w.keeps[:n-1]
+	}
 	x.kept = append(x.kept, p...)
 	x.replayAt = len(x.kept)
 	x.keptAll = last

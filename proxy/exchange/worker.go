@@ -3,6 +3,8 @@
 package exchange
 
 import (
+	"time"
+
 	"redoubt.dev/proxy/balance"
 	"redoubt.dev/proxy/engine"
 	"redoubt.dev/proxy/http1"
@@ -26,7 +28,7 @@ type Worker struct {
 	streams Stream // ring head of all that are under way
 	free    []*Stream
 	servers server // ring head of downstream connections
-	pools   map[*balance.Host]*pool
+	pools   map[poolKey]*pool
 	pickers map[*balance.Set]*balance.Picker
 	h2      http2.Pool
 	req     http1.Request // parsers: a head is parsed and decoded in one go
@@ -38,6 +40,8 @@ type Worker struct {
 
 	ready    []later
 	later    []later // streams to go on with in the next turn
+	dateAt   int64
+	dateText []byte
 	draining bool
 }
 
@@ -64,7 +68,7 @@ func (w *Worker) runLater() {
 
 // NewWorker makes the worker of l.
 func NewWorker(l *engine.Loop, sh *Shared, n int) *Worker {
-	w := &Worker{l: l, sh: sh, n: n, pools: map[*balance.Host]*pool{}, pickers: map[*balance.Set]*balance.Picker{}, peers: map[string]*PeerCount{},
+	w := &Worker{l: l, sh: sh, n: n, pools: map[poolKey]*pool{}, pickers: map[*balance.Set]*balance.Picker{}, peers: map[string]*PeerCount{},
 		buf: make([]byte, 0, 72<<10), rng: uint64(engine.Mono())*2654435761 + uint64(n) + 1}
 	w.streams.next, w.streams.prev = &w.streams, &w.streams
 	w.servers.next, w.servers.prev = &w.servers, &w.servers
@@ -115,7 +119,7 @@ const largeArena = 16 << 10
 func (w *Worker) recycle(x *Stream) {
 	x.prev.next, x.next.prev = x.next, x.prev
 	w.l.StopTimer(&x.t)
-	if cap(x.kept) >= keepMax && len(w.keeps) < 64 {
+	if cap(x.kept) > 0 && len(w.keeps) < 64 {
 		w.keeps = append(w.keeps, x.kept[:0])
 	}
 	y := Stream{w: w, gen: x.gen + 1}
@@ -139,6 +143,15 @@ func (w *Worker) recycle(x *Stream) {
 	}
 }
 
+// date is the time as HTTP has it (RFC 9110, 5.6.7), made once a second.
+func (w *Worker) date() []byte {
+	if now := w.l.Now() / int64(time.Second); now != w.dateAt || len(w.dateText) == 0 {
+		w.dateAt = now
+		w.dateText = engine.Wall(w.l.Now()).UTC().AppendFormat(w.dateText[:0], "Mon, 02 Jan 2006 15:04:05 GMT")
+	}
+	return w.dateText
+}
+
 func (w *Worker) picker(s *balance.Set) *balance.Picker {
 	p := w.pickers[s]
 	if p == nil {
@@ -156,8 +169,8 @@ func (w *Worker) Review(live map[*balance.Set]bool) {
 			delete(w.pickers, s)
 		}
 	}
-	for h, p := range w.pools {
-		if h.Removed() || !live[p.cl.Set] {
+	for _, p := range w.pools {
+		if p.host.Removed() || !live[p.cl.Set] {
 			p.retire()
 		}
 	}
