@@ -2,6 +2,8 @@
 
 package record
 
+import "crypto"
+
 // SealForTest seals a record of any inner type.
 func SealForTest(c *Conn, kind byte, body []byte) []byte {
 	return c.seal(append(make([]byte, headerLen), body...), 0, kind)
@@ -27,4 +29,9 @@ func LimitForTest(c *Conn, n uint64) { c.out.suite.limit = n }
 func SecretLenForTest(id uint16) int {
 	s := suites[id]
 	return s.secretLen()
+}
+
+// PRFForTest is TLS 1.2's with SHA-256.
+func PRFForTest(secret []byte, label string, seed []byte, n int) []byte {
+	return prf(crypto.SHA256, secret, label, seed, n)
 }

@@ -159,8 +159,10 @@ func (s *State) Conn() (*Conn, error) {
 	case s.Answer && s.Version == tls.VersionTLS12 && !s.Client:
 		return nil, badState("answer", "none from a TLS 1.2 server")
 	}
-	if len(s.Message) >= 4 && 4+int(s.Message[1])<<16+int(s.Message[2])<<8+int(s.Message[3]) <= len(s.Message) {
-		return nil, badState("message", "a part of one")
+	if m := s.Message; len(m) >= 4 {
+		if n := int(m[1])<<16 | int(m[2])<<8 | int(m[3]); n > maxMessage || 4+n <= len(m) {
+			return nil, badState("message", "a part of one")
+		}
 	}
 	if len(s.Message) > 0 {
 		c.msg = append([]byte(nil), s.Message...)
