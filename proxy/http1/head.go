@@ -52,7 +52,7 @@ var (
 	errCodingOld   = fault(400, "transfer coding in HTTP/1.0")
 	errBodyOld     = fault(400, "body of an HTTP/1.0 request whose method has none")
 	errHost        = fault(400, "host missing, given twice, or malformed")
-	errConnection  = fault(400, "connection option names a field that must pass")
+	errConnection  = fault(400, "connection option is malformed or names a field that must pass")
 	errOptions     = fault(400, "too many connection options")
 	errConnect     = fault(501, "CONNECT not supported")
 	errStatus      = fault(502, "malformed status line")
@@ -314,6 +314,9 @@ func (h *Head) drop(b, name []byte) error {
 	if hasPrefixFold(name, "x-forwarded-") {
 		return errConnection
 	}
+	if tokenLen(name) != len(name) {
+		return errConnection
+	}
 	if h.named++; h.named > maxOptions {
 		return errOptions
 	}
@@ -376,14 +379,15 @@ var isToken, isValue, isTarget, isHost = tables()
 // tables: token and field-value (RFC 9110, 5.6.2 and 5.5); the target allows
 // what clients send beyond RFC 3986, but nothing that could end it, and ASCII
 // only: what another character stands for is the next reader's guess. A host
-// is a reg-name (RFC 3986, 3.2.2).
+// is what names and addresses are made of, not all of reg-name (RFC 3986,
+// 3.2.2): commas and escapes there only serve to be read in two ways.
 func tables() (token, value, target, host [256]bool) {
 	for c := range 256 {
 		alnum := '0' <= c && c <= '9' || 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z'
 		token[c] = alnum || c < 128 && bytes.IndexByte([]byte("!#$%&'*+-.^_`|~"), byte(c)) >= 0
 		value[c] = c == '\t' || c >= ' ' && c != 0x7f
 		target[c] = c > ' ' && c < 0x7f && c != '#'
-		host[c] = alnum || c < 128 && bytes.IndexByte([]byte("-._~!$&'()*+,;=%"), byte(c)) >= 0
+		host[c] = alnum || c < 128 && bytes.IndexByte([]byte("-._~"), byte(c)) >= 0
 	}
 	return
 }

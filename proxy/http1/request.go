@@ -124,6 +124,9 @@ func checkHost(h []byte, empty bool) error {
 	} else {
 		i := 0
 		for i < len(h) && isHost[h[i]] {
+			if h[i] == '.' && i > 0 && h[i-1] == '.' {
+				return errHost // an empty label
+			}
 			i++
 		}
 		port = h[i:]

@@ -9,7 +9,7 @@ import (
 // parsed is a message as the codec understands it.
 type parsed struct {
 	method, target, host, body string
-	persistent                 bool
+	persistent, old            bool
 }
 
 // parseOne reads one whole request at the start of in; n is 0 when it is not
@@ -25,7 +25,7 @@ func parseOne(in []byte) (p parsed, n int, err error) {
 		p.target = "/"
 	}
 	p.target += string(r.Target.In(in))
-	p.persistent = r.Persistent()
+	p.persistent, p.old = r.Persistent(), r.Minor == 0
 	b := r.Body()
 	for !b.Done() {
 		data, used, _, err := b.Next(in[n:])

@@ -25,7 +25,8 @@ const sentinel = "GET /sentinel HTTP/1.1\r\nHost: sentinel\r\n\r\n"
 // reading is what somebody understood of a byte stream: requests in order.
 type reading []string
 
-func entry(method, target, host, body string) string {
+// entry writes one request so that two readings of the same compare equal.
+func entry(method, target, host, body string, old bool) string {
 	// A proxy may write the absolute form or the origin form of the same
 	// target (RFC 9112, 3.2), and an empty path as "/" (RFC 9110, 4.2.3).
 	if len(target) > 7 && strings.EqualFold(target[:7], "http://") {
@@ -39,7 +40,16 @@ func entry(method, target, host, body string) string {
 			target = "/" + target
 		}
 	}
-	return fmt.Sprintf("%s %s host=%s %q", method, target, strings.ToLower(host), body)
+	host = strings.ToLower(host)
+	// The default port may be left out (RFC 9110, 4.2.3).
+	if h, ok := strings.CutSuffix(host, ":80"); ok {
+		host = h
+	}
+	host = strings.TrimSuffix(host, ":")
+	if old {
+		host = "*" // HTTP/1.0 may pass without one, or get the origin's
+	}
+	return fmt.Sprintf("%s %s host=%s %q", method, target, host, body)
 }
 
 // ours reads in with the codec, up to where the connection would end. ended
@@ -54,7 +64,7 @@ func ours(in []byte) (r reading, ended bool, err error) {
 		if err != nil {
 			return r, false, err
 		}
-		r = append(r, entry(p.method, p.target, p.host, p.body))
+		r = append(r, entry(p.method, p.target, p.host, p.body, p.old))
 		in = in[n:]
 		if !p.persistent {
 			return r, true, nil
@@ -81,6 +91,7 @@ func newRival(t testing.TB, kind rig.Kind) *rival {
 // read sends in and gives what the rival's origin saw of it. last is the
 // request whose answer ends the wait.
 func (v *rival) read(in []byte, answers int) (r reading, status int) {
+	old := versions(in)
 	v.o.Take()
 	done := func(got []byte) bool {
 		return answers > 0 && strings.Count(string(got), "HTTP/1.1 200 ") >= answers
@@ -92,10 +103,27 @@ func (v *rival) read(in []byte, answers int) (r reading, status int) {
 	v.o.Fence(v.addr)
 	for _, s := range v.o.Take() {
 		if s.Fault == "" {
-			r = append(r, entry(s.Method, s.Target, s.Get("host"), s.Body))
+			if i := len(r); i < len(old) && old[i] {
+				s.Old = true // it came as HTTP/1.0; most proxies write 1.1
+			}
+			r = append(r, entry(s.Method, s.Target, s.Get("host"), s.Body, s.Old))
 		}
 	}
 	return r, status
+}
+
+// versions tells which of the requests in it, as the codec reads them, are
+// HTTP/1.0.
+func versions(in []byte) (old []bool) {
+	for len(in) > 0 {
+		p, n, err := parseOne(in)
+		if err != nil || n == 0 {
+			break
+		}
+		old = append(old, p.old)
+		in = in[n:]
+	}
+	return old
 }
 
 // argued lists what we take and a rival does not, with the reason why that is
@@ -111,13 +139,17 @@ var argued = []struct {
 	{rig.Nginx, "nginx does not know that white space may be a tab (RFC 9110, 5.6.3) and refuses a host, a length or a coding that has one around it; we write it without", tabAround.MatchString},
 	{rig.Haproxy, "haproxy wants a path behind the host of an absolute form; RFC 3986 lets it be empty and we write \"/\"", func(in string) bool { return emptyPath.MatchString(in) }},
 	{rig.Haproxy, "haproxy refuses the upgrade to WebSocket without a key; which upgrades pass is not the codec's to say, TestSmuggle holds it", func(in string) bool { return strings.Contains(in, "Upgrade: ") }},
+	{rig.Nginx, "nginx takes letters, digits, dots and hyphens for the host of an absolute form; names with an underscore exist", func(in string) bool { return hostUnderscore.MatchString(in) }},
+	{rig.Nginx, "nginx closes when it finds \"close\" anywhere in a connection option; it reads the same up to there", func(in string) bool { return partClose.MatchString(in) }},
 	{rig.Nginx, "nginx decodes the path to find files and refuses what it cannot decode, or what leaves the root; to us it is opaque, and routes that normalise it refuse for themselves", oddEscape.MatchString},
 }
 
 var (
-	tabAround = regexp.MustCompile(`(?i)\r\n(host|content-length|transfer-encoding):( *\t|[^\r]*\t *\r)`)
-	emptyPath = regexp.MustCompile(`(?i) http://[^/ ]*\?`)
-	oddEscape = regexp.MustCompile(`%(00|zz)|/\.\.|/%2e%2e`)
+	tabAround      = regexp.MustCompile(`(?i)\r\n(host|content-length|transfer-encoding):( *\t|[^\r]*\t *\r)`)
+	hostUnderscore = regexp.MustCompile(`(?i) http://[^/ ]*[_~]`)
+	partClose      = regexp.MustCompile(`(?i)\r\nconnection:[^\r]*(close[^ ,\r]|[^ :,\t]close)`)
+	emptyPath      = regexp.MustCompile(`(?i) http://[^/ ]*\?`)
+	oddEscape      = regexp.MustCompile(`%(00|zz)|/\.\.|/%2e%2e`)
 )
 
 func oddMethod(in string) bool {
@@ -148,7 +180,7 @@ func (v *rival) compare(in []byte, want reading) (wrong, reason string) {
 }
 
 // messages is how many are made up; about a third of them we take.
-const messages = 400
+const messages = 24000
 
 // TestDifferential: whatever the codec takes, nginx and haproxy take, too,
 // and see the same requests in it. What they take and we refuse is counted.

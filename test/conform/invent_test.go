@@ -33,7 +33,7 @@ func rarely(r *rand.Rand, n int, usual, odd []string) string {
 }
 
 func inventRequest(r *rand.Rand) string {
-	method := rarely(r, 10, []string{"GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH"}, []string{"get", "M-SEARCH", "PROPFIND", "x!y", "TRACE", "A_B"})
+	method := rarely(r, 30, []string{"GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH"}, []string{"get", "M-SEARCH", "PROPFIND", "x!y", "TRACE", "A_B"})
 	host := rarely(r, 8, []string{"x", "bank.example", "x:8080"}, []string{"[::1]", "[::1]:80", "X", "x:", "a_b", "x.", "1.2.3.4", "a%20b", "a,b", "~x", "x:0080"})
 	target := rarely(r, 3, []string{"/", "/a", "/a/b?c=d", "/a;b"}, []string{"http://" + host + "/a", "http://" + host, "HTTP://" + host + "/?q", "/%00", "/%2e%2e/", "/..", "//x", "/a|b^c`d\"<>{}\\", "/?", "/a?b?c", "/%zz", "/:@!$&'()*+,;=", "/http://x/", "*", "/" + strings.Repeat("a", r.IntN(2000))})
 	version := rarely(r, 15, []string{"HTTP/1.1"}, []string{"HTTP/1.0", "HTTP/1.2", "HTTP/2.0"})
@@ -69,7 +69,7 @@ func header(r *rand.Rand, name, value string) string {
 	if r.IntN(8) == 0 {
 		name = pick(r, strings.ToLower(name), strings.ToUpper(name))
 	}
-	return name + ":" + pick(r, " ", " ", " ", "", "\t", "  ", " \t ") + value + pick(r, "", "", "", "", " ", "\t", " \t ") + "\r\n"
+	return name + ":" + rarely(r, 25, []string{" ", " ", "", "  "}, []string{"\t", " \t "}) + value + rarely(r, 25, []string{"", "", "", " "}, []string{"\t", " \t "}) + "\r\n"
 }
 
 func inventChunks(r *rand.Rand) string {

@@ -91,7 +91,7 @@ func hosts() []attack {
 	for _, c := range []struct{ name, fields string }{
 		{"missing", "X: y"}, {"twice", "Host: x\nHost: evil"}, {"twice, same", "Host: x\nHost: x"}, {"twice, one empty", "Host: x\nHost:"}, {"case does not hide the second", "Host: x\nhOST: evil"}, {"space inside", "Host: x evil"},
 		{"path", "Host: x/evil"}, {"query", "Host: x?evil"}, {"fragment", "Host: x#evil"}, {"user", "Host: u@x"}, {"backslash", "Host: x\\evil"}, {"NUL", "Host: x\x00evil"}, {"high byte", "Host: x\xe9"}, {"tab inside", "Host: x\tevil"},
-		{"port not a number", "Host: x:evil"}, {"port too large", "Host: x:65536"}, {"port twice", "Host: x:80:81"}, {"bracket open", "Host: [::1"}, {"bracket with name", "Host: [x]"}, {"behind the bracket", "Host: [::1]evil"}, {"quote", "Host: \"x\""}, {"angle", "Host: <x>"},
+		{"port not a number", "Host: x:evil"}, {"port too large", "Host: x:65536"}, {"port twice", "Host: x:80:81"}, {"bracket open", "Host: [::1"}, {"bracket with name", "Host: [x]"}, {"behind the bracket", "Host: [::1]evil"}, {"quote", "Host: \"x\""}, {"comma", "Host: x,evil"}, {"semicolon", "Host: x;evil"}, {"escaped", "Host: x%2fevil"}, {"angle", "Host: <x>"},
 		{"very long", "Host: " + strings.Repeat("x", 5000)},
 	} {
 		all = append(all, attack{name: "host/" + c.name, send: m("GET /a HTTP/1.1\n"+c.fields+"\n\n") + smuggled, refuse: append(bad, 431)})
@@ -107,7 +107,6 @@ func hosts() []attack {
 	}
 	return append(all,
 		attack{name: "host/empty", send: m("GET /a HTTP/1.1\nHost:\n\n"), refuse: bad},
-		attack{name: "host/comma", send: m("GET /a HTTP/1.1\nHost: x,evil\n\n"), refuse: bad, takes: []string{"GET /a "}},
 		attack{name: "host/empty port", send: m("GET /a HTTP/1.1\nHost: x:\n\n"), refuse: bad, takes: []string{"GET /a "}},
 	)
 }

@@ -167,7 +167,7 @@ func nginxConf(s *Setup, addrs []string) string {
 		"proxy_http_version 1.1; proxy_request_buffering off; proxy_buffering off; underscores_in_headers on; large_client_header_buffers 4 64k; client_max_body_size 0;\n")
 	p := int(s.Patience.Milliseconds())
 	fmt.Fprintf(&b, "client_header_timeout %dms; client_body_timeout %dms; proxy_read_timeout %dms; keepalive_timeout %dms; keepalive_requests 1000000;\n", p, 2*p, 2*p, 2*p)
-	b.WriteString("map $http_upgrade $up { default upgrade; '' ''; }\n")
+	b.WriteString("map $http_upgrade $up { default upgrade; '' ''; }\nmap $http_host $name { default $http_host; '' $proxy_host; }\n")
 	for i, l := range s.Listeners {
 		fmt.Fprintf(&b, "upstream u%d { server %s; keepalive 16; }\n", i, l.To)
 		flags := ""
@@ -181,7 +181,7 @@ func nginxConf(s *Setup, addrs []string) string {
 				fmt.Fprintf(&b, "ssl_client_certificate %s; ssl_verify_client on;\n", c.CAFile)
 			}
 		}
-		fmt.Fprintf(&b, "location / { proxy_pass http://u%d; proxy_set_header Host $http_host; proxy_set_header Connection $up; proxy_set_header Upgrade $http_upgrade; } }\n", i)
+		fmt.Fprintf(&b, "location / { proxy_pass http://u%d; proxy_set_header Host $name; proxy_set_header Connection $up; proxy_set_header Upgrade $http_upgrade; } }\n", i)
 	}
 	b.WriteString("}\n")
 	return b.String()
