@@ -19,7 +19,7 @@ func moveOver(t testing.TB, o *owner, w Writer) {
 		owners[s.ID()] = s
 	}
 	b := o.c.Export(nil)
-	c, err := Import(b, Options{}, o, w, func(s *Stream) {
+	c, err := Import(b, Options{MaxIdle: o.c.o.MaxIdle}, o, w, func(s *Stream) {
 		old := owners[s.ID()]
 		e := old.Owner.(*exchange)
 		e.s = s

@@ -48,7 +48,11 @@ type dataFrame struct {
 // Feed reads what is whole in b and returns how many bytes that was; DATA is
 // read in pieces as it comes. The rest of b, and more, must be given again:
 // at most MaxFrame and 9 bytes. An error is a *Fault and ends the connection:
-// GOAWAY was written, and Feed reads nothing more.
+// GOAWAY was written, and Feed reads nothing more; the owner sends that and
+// calls Close.
+//
+// Frames are answered as they are read. An owner whose transport is full must
+// not feed, or a peer that does not read makes it hold the answers.
 func (c *Conn) Feed(b []byte) (n int, err error) {
 	for c.fault == nil {
 		m, f := c.step(b[n:])

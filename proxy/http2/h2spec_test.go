@@ -52,7 +52,7 @@ func report(t *testing.T, g *spec.TestGroup) {
 		case r.Failed:
 			t.Errorf("%s: %s: %v", g.ID(), tc.Desc, r.Error)
 		case r.Skipped:
-			t.Logf("%s: %s: skipped", g.ID(), tc.Desc)
+			t.Errorf("%s: %s: skipped", g.ID(), tc.Desc)
 		}
 	}
 }

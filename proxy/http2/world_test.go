@@ -233,6 +233,7 @@ type pair struct {
 	client, server       *owner
 	toServer, toClient   out
 	clientOpt, serverOpt Options
+	heldS, heldC         []byte // came and was not consumed
 }
 
 func newPair(co, so Options) *pair {
@@ -247,7 +248,8 @@ func newPair(co, so Options) *pair {
 // move carries bytes until both are silent; step bounds a piece.
 func (p *pair) move(t testing.TB, step int) {
 	t.Helper()
-	var s, c []byte
+	s, c := p.heldS, p.heldC
+	p.heldS, p.heldC = nil, nil
 	for {
 		s = append(s, p.toServer.Next(step)...)
 		n, err := p.server.c.Feed(s)

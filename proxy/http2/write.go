@@ -202,6 +202,9 @@ func (c *Conn) WriteResponse(s *Stream, m *message.Response, end bool) {
 		return
 	}
 	status := min(max(m.Status, 100), 999)
+	if status == 101 {
+		status = 200 // RFC 8441, 5: what HTTP/1.1 calls switching, a tunnel calls success
+	}
 	interim := status < 200
 	b := c.enc.AppendStatic(c.begin(), hpack.NameStatus, statuses[status][:], hpack.Index)
 	b = c.appendFields(b, &m.Head, false)
@@ -256,9 +259,14 @@ func (c *Conn) writeHead(s *Stream, b []byte, end bool) {
 		c.buf = nil
 	}
 	if end {
-		s.state |= sendEnd
-		c.settle(s)
+		c.endSend(s)
 	}
+}
+
+func (c *Conn) endSend(s *Stream) {
+	c.unqueue(s)
+	s.state = s.state&^wantsRoom | sendEnd
+	c.settle(s)
 }
 
 // small sends a few bytes from memory of the connection's own, so that they do
@@ -294,7 +302,7 @@ func (c *Conn) WriteData(s *Stream, p []byte, end bool) (n int) {
 		rest = rest[k:]
 	}
 	c.sendWin -= take
-	s.sendWin -= take
+	c.widen(s, -take)
 	if c.room != unbounded {
 		c.room -= take
 	}
@@ -306,9 +314,7 @@ func (c *Conn) WriteData(s *Stream, p []byte, end bool) (n int) {
 		c.frameOf(s, nil, flagEndStream)
 	}
 	if end {
-		c.unqueue(s)
-		s.state = s.state&^wantsRoom | sendEnd
-		c.settle(s)
+		c.endSend(s)
 	}
 	return int(take)
 }
