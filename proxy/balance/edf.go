@@ -27,9 +27,56 @@ func (e *edf) start(t *table, p *Picker) {
 	for i, w := range t.weights {
 		e.heap = append(e.heap, due{p.float() / w, int32(i)})
 	}
+	e.order()
+}
+
+func (e *edf) order() {
 	for i := len(e.heap)/2 - 1; i >= 0; i-- {
 		e.down(i)
 	}
+}
+
+// follow takes the schedule over to the table that came after: hosts that stay
+// keep their deadlines, so that shares hold while hosts come and go, and a
+// change of one host among thousands costs no new heap.
+func (e *edf) follow(t *table, p *Picker) {
+	old := e.t
+	if old == nil || old.weights == nil || t.weights == nil {
+		e.start(t, p)
+		return
+	}
+	a, b := old.hosts, t.hosts
+	for len(a) > 0 && len(b) > 0 && a[0] == b[0] {
+		a, b = a[1:], b[1:]
+	}
+	from := int32(len(t.hosts) - len(b))
+	for len(a) > 0 && len(b) > 0 && a[len(a)-1] == b[len(b)-1] {
+		a, b = a[:len(a)-1], b[:len(b)-1]
+	}
+	if len(a)+len(b) > len(t.hosts)/4 {
+		e.start(t, p)
+		return
+	}
+	e.t = t
+	if len(a) == len(b) {
+		return // one for one: who came takes over the deadline of who went
+	}
+	end, shift, now := from+int32(len(a)), int32(len(b)-len(a)), e.heap[0].at
+	kept := e.heap[:0]
+	for _, d := range e.heap {
+		if d.i >= end {
+			d.i += shift
+		} else if d.i >= from {
+			continue
+		}
+		kept = append(kept, d)
+	}
+	for i := range b {
+		j := from + int32(i)
+		kept = append(kept, due{now + p.float()/t.weights[j], j})
+	}
+	e.heap = kept
+	e.order()
 }
 
 // first gives the host that is due.

@@ -70,3 +70,6 @@ func (s *Set) Snapshots() uint64 {
 
 // ForceHealthy skips the first check.
 func (h *Host) ForceHealthy() { h.setFlags(0, pending) }
+
+// ForceFailed is a failed check that no snapshot knows of yet.
+func (h *Host) ForceFailed() { h.setFlags(failedActive, 0) }

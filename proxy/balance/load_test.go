@@ -172,6 +172,55 @@ func BenchmarkPick(b *testing.B) {
 	}
 }
 
+// BenchmarkRequest is all that a request asks of this package.
+func BenchmarkRequest(b *testing.B) {
+	s, err := balance.New(&config.Cluster{LB: config.LeastRequest, Outlier: &config.Outlier{}, Endpoints: many(1000, false)}, balance.Options{}, nil)
+	if err != nil {
+		b.Fatal(err)
+	}
+	p := s.Picker(1)
+	now := int64(1)
+	b.ReportAllocs()
+	for b.Loop() {
+		now += 100000
+		h, _ := p.Pick(&balance.Ask{Now: now})
+		s.Admit(balance.Requests, false)
+		h.Begin()
+		h.End(200, time.Millisecond, now)
+		s.Release(balance.Requests, false)
+	}
+}
+
+// BenchmarkFirstPick is the pick of a loop that meets a new snapshot, in which
+// one of 10,000 weighted hosts is another.
+func BenchmarkFirstPick(b *testing.B) {
+	for _, kind := range []string{"Replace", "Remove"} {
+		b.Run(kind, func(b *testing.B) {
+			e := many(10001, true)
+			other := &config.Endpoints{Localities: []*config.Locality{{Zone: "a", Hosts: slices.Clone(e.Localities[0].Hosts)}}}
+			if hs := other.Localities[0].Hosts; kind == "Replace" {
+				hs[5000] = hosts(equal(10002)...).Localities[0].Hosts[10001]
+			} else {
+				other.Localities[0].Hosts = append(hs[:5000], hs[5001:]...)
+			}
+			s, err := balance.New(&config.Cluster{Endpoints: e}, balance.Options{Now: func() int64 { return 1 }}, nil)
+			if err != nil {
+				b.Fatal(err)
+			}
+			p := s.Picker(1)
+			a := &balance.Ask{}
+			i := 0
+			for b.Loop() {
+				b.StopTimer()
+				i++
+				s.Update([]*config.Endpoints{e, other}[i%2])
+				b.StartTimer()
+				p.Pick(a)
+			}
+		})
+	}
+}
+
 // BenchmarkUpdate changes one of 10,000 hosts and makes the next snapshot each
 // time.
 func BenchmarkUpdate(b *testing.B) {

@@ -123,16 +123,33 @@ func (p *Picker) Pick(a *Ask) (*Host, Reason) {
 			if unfits++; unfits < probes {
 				continue
 			}
-			if last == nil {
-				return nil, NoHealthy
+			if last != nil {
+				return last, Found
 			}
-			return last, Found
+			return p.anyFit(t)
 		}
 		if i-unfits >= tries || !slices.Contains(a.Avoid, h) {
 			return h, Found
 		}
 		last = h
 	}
+}
+
+// anyFit looks for a fit host at random, when the policy met only hosts that
+// have failed since the snapshot: a rack's worth of neighbours, say. When there
+// is hardly any left, it does what the next snapshot will: panic, or give up.
+func (p *Picker) anyFit(t *table) (*Host, Reason) {
+	h := t.hosts[p.below(len(t.hosts))]
+	for range 4 * probes {
+		if h.state.Load()&unfit == 0 {
+			return h, Found
+		}
+		h = t.hosts[p.below(len(t.hosts))]
+	}
+	if p.s.c.PanicThreshold < 0 || h.state.Load()&removed != 0 {
+		return nil, NoHealthy
+	}
+	return h, Found
 }
 
 // priorityOf gives the hundredth that a hash falls into. It is mixed first:
@@ -201,7 +218,7 @@ func (p *Picker) schedule(t *table) *edf {
 		p.own[t.id] = e
 	}
 	if e.t != t {
-		e.start(t, p)
+		e.follow(t, p)
 	}
 	return e
 }

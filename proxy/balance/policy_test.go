@@ -169,6 +169,41 @@ func TestWeightedRoundRobinIsEven(t *testing.T) {
 	}
 }
 
+// TestWeightsHoldInChurn: hosts come and go all the time, and those that stay
+// get what their weights say, within one pick or two per change of theirs.
+func TestWeightsHoldInChurn(t *testing.T) {
+	ws := []uint32{5, 1, 1, 3, 10, 2, 2, 4, 4, 8, 1, 1, 2, 3, 5, 7, 7, 6, 2, 1}
+	all := hosts(ws...).Localities[0].Hosts
+	w := open(t, &config.Cluster{Endpoints: hosts(ws...)})
+	w.s.Update(&config.Endpoints{Localities: []*config.Locality{{Zone: "a", Hosts: all}}})
+	kept := w.s.Hosts()
+	p := w.s.Picker(9)
+	got := map[*balance.Host]int{}
+	for round := range 500 {
+		e := &config.Endpoints{Localities: []*config.Locality{{Zone: "a"}}}
+		for i, ep := range all {
+			if i < 16 || (i+round)%3 != 0 {
+				e.Localities[0].Hosts = append(e.Localities[0].Hosts, ep)
+			}
+		}
+		w.s.Update(e)
+		for range 37 {
+			h, _ := p.Pick(&balance.Ask{})
+			got[h]++
+		}
+	}
+	sum, weight := 0, 0.0
+	for i := range 16 {
+		sum += got[kept[i]]
+		weight += float64(ws[i])
+	}
+	for i := range 16 {
+		if want := float64(sum) * float64(ws[i]) / weight; math.Abs(float64(got[kept[i]])-want) > 0.05*want+5 {
+			t.Errorf("host %d of weight %d has %d, want about %.0f", i, ws[i], got[kept[i]], want)
+		}
+	}
+}
+
 func TestDistributions(t *testing.T) {
 	ws := []uint32{1, 2, 3, 4, 10, 1, 7, 2}
 	for _, c := range []struct {

@@ -3,6 +3,7 @@
 package balance
 
 import (
+	"context"
 	"fmt"
 	"math"
 	"math/rand/v2"
@@ -38,6 +39,7 @@ type Set struct {
 	snap    atomic.Pointer[snapshot]
 	shared  *shared
 	woken   atomic.Bool
+	due     chan struct{} // room for one: tells Run of work
 
 	// Guarded by shared.mu.
 	nextSweep int64 // of outliers
@@ -113,7 +115,7 @@ func New(c *config.Cluster, o Options, prev *Set) (*Set, error) {
 	if o.Rand == nil {
 		o.Rand = rand.Uint64
 	}
-	s := &Set{c: c, o: o, outlier: newOutlier(c.Outlier), choices: int(max(2, c.LeastChoices)), bias: c.LeastBias, watchers: map[int]func(){}}
+	s := &Set{c: c, o: o, outlier: newOutlier(c.Outlier), choices: int(max(2, c.LeastChoices)), bias: c.LeastBias, watchers: map[int]func(){}, due: make(chan struct{}, 1)}
 	if s.bias == 0 {
 		s.bias = 1
 	}
@@ -365,9 +367,42 @@ func (s *Set) settleLocked(now int64) {
 }
 
 func (s *Set) wake() {
-	if s.o.Wake != nil && !s.woken.Swap(true) {
+	if s.woken.Swap(true) {
+		return
+	}
+	select {
+	case s.due <- struct{}{}:
+	default:
+	}
+	if s.o.Wake != nil {
 		s.o.Wake()
 	}
+}
+
+// Run sweeps whenever it is time, until ctx ends. Who calls it need not call
+// Sweep. It needs Options.Now to run at the pace of real time.
+func (s *Set) Run(ctx context.Context) error {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-timer.C:
+		case <-s.due:
+		}
+		now := s.o.Now()
+		timer.Reset(time.Duration(min(s.Sweep(now)-now, int64(time.Hour))))
+	}
+}
+
+// Counts tells how many hosts there are, how many are healthy, healthy but
+// degraded, and not yet checked, and how many outliers are ejected now.
+func (s *Set) Counts() (total, healthy, degraded, pending, ejected int) {
+	for _, l := range s.snap.Load().whole.counts {
+		total, healthy, degraded, pending = total+l.total, healthy+l.healthy, degraded+l.degraded, pending+l.excluded
+	}
+	return total, healthy, degraded, pending, int(s.shared.ejected.Load())
 }
 
 // say queues an event until the lock is given back.

@@ -3,6 +3,8 @@
 package balance_test
 
 import (
+	"bytes"
+	"context"
 	"errors"
 	"math"
 	"net/netip"
@@ -438,4 +440,125 @@ func TestCoalescing(t *testing.T) {
 	if n := s.Snapshots() - before; n != 1 {
 		t.Errorf("%d snapshots after the pause, want 1", n)
 	}
+}
+
+// TestRackFails: neighbours that fail at once, before the next snapshot, cost
+// no request.
+func TestRackFails(t *testing.T) {
+	for lb := config.RoundRobin; lb <= config.PeakEWMA; lb++ {
+		w := open(t, &config.Cluster{LB: lb, Health: []*config.HealthCheck{{}}, PanicThreshold: -1, Endpoints: hosts(equal(200)...)})
+		for _, h := range w.s.Hosts()[1:] {
+			h.ForceHealthy()
+		}
+		w.s.Checked(w.s.Hosts()[0], true, false, "")
+		for _, h := range w.s.Hosts()[50:150] {
+			h.ForceFailed()
+		}
+		p := w.s.Picker(1)
+		for i := range 1000 {
+			if h, why := p.Pick(hashed(i)); h == nil || !h.Healthy() {
+				t.Fatalf("policy %d: %v", lb, why)
+			}
+		}
+	}
+}
+
+// TestRun: without anybody calling Sweep, an ejection is told and ends.
+func TestRun(t *testing.T) {
+	said := make(chan string, 10)
+	s, err := balance.New(&config.Cluster{Outlier: &config.Outlier{MaxPercent: 100, Interval: time.Millisecond, BaseEjection: time.Millisecond, MaxEjection: time.Millisecond}, Endpoints: hosts(1, 1)},
+		balance.Options{Events: heard(said)}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- s.Run(ctx) }()
+	for range 5 {
+		s.Hosts()[0].Report(500, time.Millisecond, 1)
+	}
+	for _, want := range []string{"ejected", "returned"} {
+		select {
+		case got := <-said:
+			if got != want {
+				t.Errorf("heard %s, want %s", got, want)
+			}
+		case <-time.After(20 * time.Second):
+			t.Fatalf("nobody told of %s", want)
+		}
+	}
+	cancel()
+	if err := <-done; !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	if total, healthy, _, _, out := s.Counts(); total != 2 || healthy != 2 || out != 0 {
+		t.Errorf("%d of %d healthy, %d ejected", healthy, total, out)
+	}
+}
+
+type heard chan string
+
+func (h heard) Ejected(*balance.Host, balance.Cause, bool) { h <- "ejected" }
+func (h heard) Returned(*balance.Host)                     { h <- "returned" }
+func (h heard) Health(*balance.Host, bool, string)         {}
+
+// FuzzUpdate holds the incremental update to a plain one: whatever lists come
+// one after the other, the set has each named host once, in order, and hosts
+// that stayed are the same.
+func FuzzUpdate(f *testing.F) {
+	f.Add([]byte{1, 2, 3, 255, 1, 3, 255, 3, 1, 2, 2, 255, 255, 5})
+	f.Add([]byte{1, 2, 3, 4, 5, 254, 6, 7, 255, 1, 3, 254, 2, 4, 5, 6, 7, 255, 254, 1, 7})
+	f.Fuzz(func(t *testing.T, in []byte) {
+		s, err := balance.New(&config.Cluster{LB: config.RingHash, Ring: config.RingOptions{Min: 64}}, balance.Options{Now: func() int64 { return 1 }}, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		was := map[string]*balance.Host{}
+		for _, list := range bytes.Split(in, []byte{255}) {
+			e := &config.Endpoints{}
+			var want []string
+			seen := map[string]bool{}
+			for z, part := range bytes.SplitN(list, []byte{254}, 3) {
+				l := &config.Locality{Zone: string(rune('a' + z))}
+				for _, b := range part {
+					at := netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, 0, 0, b}), 80)
+					l.Hosts = append(l.Hosts, &config.Endpoint{Addr: at, Weight: uint32(b % 4)})
+					if !seen[at.String()] {
+						seen[at.String()] = true
+						want = append(want, at.String())
+					}
+				}
+				e.Localities = append(e.Localities, l)
+			}
+			if err := s.Update(e); err != nil {
+				t.Fatal(err)
+			}
+			now := map[string]*balance.Host{}
+			var got []string
+			for _, h := range s.Hosts() {
+				got = append(got, h.Name)
+				now[h.Name] = h
+				if old := was[h.Name]; old != nil && old != h || h.Removed() {
+					t.Fatalf("%s is another host now, or removed", h.Name)
+				}
+			}
+			if !slices.Equal(got, want) {
+				t.Fatalf("hosts %v, want %v", got, want)
+			}
+			for name, h := range was {
+				if now[name] == nil && !h.Removed() {
+					t.Fatalf("%s is gone and does not know it", name)
+				}
+			}
+			was = now
+			if len(want) > 0 {
+				if same, at := s.RingSame(); !same {
+					t.Fatalf("the ring is wrong at %d", at)
+				}
+				if h, why := s.Picker(1).Pick(&balance.Ask{}); h == nil || h.Removed() {
+					t.Fatal(why)
+				}
+			}
+		}
+	})
 }
