@@ -70,6 +70,7 @@ type Conn struct {
 	h     Handler
 	w     Watch
 	fd    int
+	held  int     // 1 + descriptor while frozen (move.go), 0 otherwise
 	in    buffer  // clear, unread
 	out   buffer  // as it goes onto the wire, but for an open record
 	raw   buffer  // ciphertext of records not yet whole or not yet wanted
