@@ -132,16 +132,14 @@ func (e *Encoder) append(dst, name, value []byte, nh uint64, index int, p Policy
 }
 
 func (e *Encoder) lowered(name []byte) []byte {
-	for i, c := range name {
-		if 'A' <= c && c <= 'Z' {
-			e.lower = append(e.lower[:0], name...)
-			for j := i; j < len(name); j++ {
-				e.lower[j] = message.Lower(e.lower[j])
-			}
-			return e.lower
-		}
+	if !hasUpper(name) {
+		return name
 	}
-	return name
+	e.lower = append(e.lower[:0], name...)
+	for i, c := range e.lower {
+		e.lower[i] = message.Lower(c)
+	}
+	return e.lower
 }
 
 // again tells whether a field of that hash came not long ago.

@@ -373,3 +373,15 @@ func TestStaticNames(t *testing.T) {
 		}
 	}
 }
+
+func TestHasUpper(t *testing.T) {
+	for c := range 256 {
+		for at := range 20 {
+			p := bytes.Repeat([]byte{'x'}, 20)
+			p[at] = byte(c)
+			if got, want := hasUpper(p), 'A' <= c && c <= 'Z'; got != want {
+				t.Errorf("%#x at %d: %v", c, at, got)
+			}
+		}
+	}
+}

@@ -135,17 +135,42 @@ func appendEncoded(dst, s []byte) []byte {
 	return dst
 }
 
+// hash spreads names and values over buckets. It is no secret: who makes values
+// collide gains nothing (probes).
 func hash(p []byte, seed uint64) uint64 {
-	h := seed ^ uint64(len(p))*0x9e3779b97f4a7c15
+	n := len(p)
+	h := seed ^ uint64(n)*0x9e3779b97f4a7c15
+	if n < 8 {
+		var t uint64
+		for _, c := range p {
+			t = t<<8 | uint64(c)
+		}
+		return mix(h ^ t)
+	}
+	for i := 0; i < n-8; i += 8 {
+		h = mix(h ^ le(p[i:]))
+	}
+	return mix(h ^ le(p[n-8:])) // the last bytes may be taken twice
+}
+
+// hasUpper tells whether p holds a letter from A to Z, eight at a time.
+func hasUpper(p []byte) bool {
+	const low, up = 0x7f7f7f7f7f7f7f7f, 0x8080808080808080
 	for len(p) >= 8 {
-		h = mix(h ^ le(p))
+		w := le(p)
+		x := w & low
+		// From A on the first sum carries into the top bit, beyond Z the second.
+		if (x+(0x80-'A')*0x0101010101010101)&^(x+(0x80-'Z'-1)*0x0101010101010101)&^w&up != 0 {
+			return true
+		}
 		p = p[8:]
 	}
-	var t uint64
-	for i, c := range p {
-		t |= uint64(c) << (8 * i)
+	for _, c := range p {
+		if 'A' <= c && c <= 'Z' {
+			return true
+		}
 	}
-	return mix(h ^ t ^ 0xd6e8feb86659fd93)
+	return false
 }
 
 func le(p []byte) uint64 {
