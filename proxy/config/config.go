@@ -14,7 +14,13 @@ type Config struct {
 	Listeners map[string]*Listener
 	Clusters  map[string]*Cluster
 	Routes    map[string]*RouteConfig // those that listeners name (RDS)
+
+	Here         Place  // where this proxy runs (node.locality); for zone-aware routing
+	LocalCluster string // the cluster that this proxy is a host of (cluster_manager.local_cluster_name); "" for none
 }
+
+// Place is a locality's name.
+type Place struct{ Region, Zone, SubZone string }
 
 // Listener is one address that is listened on.
 type Listener struct {
@@ -150,7 +156,7 @@ type HTTPManager struct {
 	Tracing           *Tracing
 	ServerName        string        // server field of responses; "": "redoubt"
 	ServerHeader      ServerHeader  // server_header_transformation
-	IdleTimeout       time.Duration // of a connection without streams; 0: 1 h
+	IdleTimeout       time.Duration // of a connection without streams; 0: 1 h; negative: none
 	StreamIdleTimeout time.Duration // of a stream without bytes; 0: 5 min; negative: off
 	RequestTimeout    time.Duration // until the request is whole; 0: off
 	HeadTimeout       time.Duration // until the head is whole (request_headers_timeout); 0: 60 s here
@@ -584,6 +590,7 @@ type Tracing struct {
 	Cluster                 string // that takes OTLP over HTTP or gRPC
 	Path                    string // of the OTLP/HTTP collector
 	GRPC                    bool
+	Timeout                 time.Duration // of an export; 0: 10 s
 	MaxTag                  int
 	Tags                    []TraceTag
 }
