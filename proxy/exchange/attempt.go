@@ -207,6 +207,15 @@ func (x *Stream) upstreamDied(err error) {
 	}
 }
 
+// cutOff is upstreamDied for one who is not pumping.
+func (x *Stream) cutOff() {
+	gen := x.gen
+	x.upstreamDied(errGone)
+	if x.gen == gen && x.phase == forwarding {
+		x.pump()
+	}
+}
+
 func resetOutcome(unheard bool) router.Outcome {
 	if unheard {
 		return router.Outcome{Reset: router.RefusedStream}

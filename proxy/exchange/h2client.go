@@ -166,7 +166,7 @@ func (u *h2client) fail() {
 		k.reset, k.code = true, http2.InternalError
 		x.pump() // what has come is passed on first
 		if x.gen == gen && x.up == upstream(k) {
-			x.upstreamDied(errGone) // it was blocked, and would not have looked
+			x.cutOff() // it was blocked, and would not have looked
 		}
 		if u.calls.next == k {
 			k.unlink()
@@ -247,7 +247,7 @@ func (u *h2client) Reset(s *http2.Stream, code http2.Code) {
 	x, gen := k.x, k.x.gen
 	x.pump()
 	if x.gen == gen && x.phase == forwarding && x.up == upstream(k) && k.reset {
-		x.upstreamDied(errGone)
+		x.cutOff()
 	}
 }
 

@@ -199,8 +199,8 @@ func (x *Stream) begin() {
 	if d := x.m.cfg.RequestTimeout; d > 0 {
 		x.total = x.c.Began + int64(d)
 	}
+	gen := x.gen
 	if x.m.chain.Len() > 0 {
-		gen := x.gen
 		x.c.Resume = func(v filter.Verdict) {
 			if x.gen == gen {
 				x.resume(v)
@@ -212,6 +212,9 @@ func (x *Stream) begin() {
 		return
 	}
 	x.filterFrom(0)
+	if x.gen == gen && x.phase == forwarding {
+		x.pump() // the body's first bytes may be there, and will raise no event
+	}
 }
 
 // filterFrom has the filters from i on look at the request.
