@@ -5,8 +5,8 @@
 //
 // Walk: New or Set.Update makes an immutable snapshot of the hosts
 // (build.go) → Picker.Pick chooses on a loop (pick.go) → Host.Begin and
-// Host.End count and detect outliers (host.go, outlier.go) → Set.Sweep ejects,
-// returns and publishes the next snapshot, off the loops.
+// Host.End count and detect outliers (host.go, outlier.go) → Set.Run sweeps off
+// the loops: it books ejections and ends them, and makes the next snapshot.
 //
 // A pick goes from the outside in: drop overload, subset, priority (priority.go),
 // locality (zone.go), then the policy's own table.
@@ -21,5 +21,6 @@
 //   - time is handed in as monotonic nanoseconds; nothing here sleeps
 //   - Events are called without a lock held
 //
-// Begin at Set and Picker. Locks: Set.mu before Set.queueMu.
+// Begin at Set and Picker. Locks: shared.mu before shared.queueMu or
+// shared.destMu.
 package balance

@@ -111,6 +111,13 @@ func (h *Host) Removed() bool { return h.state.Load()&removed != 0 }
 // Healthy tells that the host takes requests outside a panic.
 func (h *Host) Healthy() bool { return h.state.Load()&unfit == 0 }
 
+// Checked tells whether active checks have spoken of the host, or need not,
+// and what they think.
+func (h *Host) Checked() (known, healthy bool) {
+	state := h.state.Load()
+	return state&pending == 0, state&(pending|failedActive) == 0
+}
+
 // Health describes the host for the admin's eyes: "healthy", or Envoy's words
 // for what speaks against it, separated by slashes.
 func (h *Host) Health() string {

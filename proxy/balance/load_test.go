@@ -261,3 +261,28 @@ func BenchmarkUpdate(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkChurn is one of 10,000 hosts after the other, as fast as it goes,
+// with the pauses that real time makes: what a change costs when they come
+// faster than snapshots.
+func BenchmarkChurn(b *testing.B) {
+	for _, c := range policies {
+		b.Run(c.name, func(b *testing.B) {
+			e := many(10000, c.weighted)
+			s, err := balance.New(&config.Cluster{LB: c.lb, Endpoints: e}, balance.Options{}, nil)
+			if err != nil {
+				b.Fatal(err)
+			}
+			spare := hosts(equal(10001)...).Localities[0].Hosts[10000]
+			other := &config.Endpoints{Localities: []*config.Locality{{Zone: "a", Hosts: slices.Clone(e.Localities[0].Hosts)}}}
+			other.Localities[0].Hosts[5000] = spare
+			b.ReportAllocs()
+			i := 0
+			for b.Loop() {
+				i++
+				s.Update([]*config.Endpoints{e, other}[i%2])
+			}
+			b.ReportMetric(float64(s.Snapshots())/float64(i), "snapshots/op")
+		})
+	}
+}

@@ -87,6 +87,8 @@ type place struct {
 	prio   uint32
 	weight uint32
 	hosts  []*Host
+	eps    []*config.Endpoint // as discovery gave them
+	exact  bool               // hosts are those of eps, one for one
 }
 
 // pauseShare bounds the share of time that goes into snapshots to about a

@@ -63,21 +63,117 @@ type placeKey struct {
 	prio uint32
 }
 
-// updateLocked makes the places of e. It walks the old hosts beside the new
-// endpoints, so that a list that hardly changed costs a comparison per host; only
-// what moved is looked up.
+// updateLocked makes the places of e.
 func (s *Set) updateLocked(e *config.Endpoints, now int64) {
 	sh := s.shared
-	sh.gen++
+	sh.gen += 2
+	index := make(map[placeKey]int, len(e.Localities))
+	prev := sh.places
+	gone, quick := s.patchLocked(e, index, now)
+	if !quick {
+		clear(index)
+		gone = sh.hosts
+		s.replaceLocked(e, index, now)
+	}
+	s.removeLocked(gone, prev, index)
+	if drop := share64(e.DropPerCent); drop != sh.drop {
+		sh.drop, sh.dirty = drop, true
+	}
+}
+
+// patchLocked makes the places of e when they are the ones that are, and only
+// some endpoints are others: what is the same at both ends of a list is not even
+// looked at, so that a change of one host among 10,000 costs the comparison of
+// two arrays. It gives the hosts that may have gone; ok is false when the
+// places differ.
+func (s *Set) patchLocked(e *config.Endpoints, index map[placeKey]int, now int64) (gone []*Host, ok bool) {
+	sh := s.shared
+	if len(e.Localities) != len(sh.places) {
+		return nil, false
+	}
+	for i, l := range e.Localities {
+		p := sh.places[i]
+		if !p.exact || p.weight != l.Weight || p.key() != keyOf(l) {
+			return nil, false
+		}
+		index[p.key()] = i
+	}
+	type middle struct{ from, oldEnd, newEnd int }
+	mids := make([]middle, len(sh.places))
+	for i, l := range e.Localities {
+		a, b := sh.places[i].eps, l.Hosts
+		from := 0
+		for from < len(a) && from < len(b) && a[from] == b[from] {
+			from++
+		}
+		m := middle{from, len(a), len(b)}
+		for m.oldEnd > from && m.newEnd > from && a[m.oldEnd-1] == b[m.newEnd-1] {
+			m.oldEnd, m.newEnd = m.oldEnd-1, m.newEnd-1
+		}
+		mids[i] = m
+		for _, h := range sh.places[i].hosts[from:m.oldEnd] {
+			h.cut.seen = sh.gen - 1 // may be named again, here or at another place
+			gone = append(gone, h)
+		}
+	}
+	places := make([]*place, len(sh.places))
+	for i, l := range e.Localities {
+		p, m := *sh.places[i], mids[i]
+		if m.from < m.oldEnd || m.from < m.newEnd {
+			hosts := make([]*Host, m.from, len(l.Hosts))
+			copy(hosts, p.hosts)
+			for _, ep := range l.Hosts[m.from:m.newEnd] {
+				if h := s.claimLocked(ep, now); h != nil {
+					s.refreshLocked(h, ep, i)
+					hosts = append(hosts, h)
+				}
+			}
+			p.hosts = append(hosts, p.hosts[m.oldEnd:]...)
+			p.exact = len(p.hosts) == len(l.Hosts)
+			sh.dirty = true
+		}
+		p.eps = l.Hosts
+		places[i] = &p
+	}
+	sh.places = places
+	return gone, true
+}
+
+// claimLocked gives the host of ep: one that may have gone, or a new one. It is
+// nil when ep has no address, or names a host that is there already.
+func (s *Set) claimLocked(ep *config.Endpoint, now int64) *Host {
+	k, ok := key(ep)
+	if !ok {
+		return nil
+	}
+	h := s.shared.byKey[k]
+	if h == nil {
+		return s.admitLocked(k, ep, now)
+	}
+	if h.cut.seen != s.shared.gen-1 {
+		return nil
+	}
+	return h
+}
+
+func keyOf(l *config.Locality) placeKey {
+	return placeKey{Place{l.Region, l.Zone, l.SubZone}, l.Priority}
+}
+
+func (p *place) key() placeKey { return placeKey{p.at, p.prio} }
+
+// replaceLocked makes the places of e anew. It walks the old hosts beside the
+// new endpoints, so that what did not move need not be looked up.
+func (s *Set) replaceLocked(e *config.Endpoints, index map[placeKey]int, now int64) {
+	sh := s.shared
 	old := make(map[placeKey]*place, len(sh.places))
 	for _, p := range sh.places {
-		old[placeKey{p.at, p.prio}] = p
+		old[p.key()] = p
 	}
-	index := make(map[placeKey]int, len(e.Localities))
 	var places []*place
 	moved := false // a place came, went, or weighs something else
 	for _, l := range e.Localities {
-		k := placeKey{Place{l.Region, l.Zone, l.SubZone}, l.Priority}
+		k := keyOf(l)
 		i, twice := index[k]
 		if !twice {
 			i = len(places)
@@ -92,20 +188,17 @@ func (s *Set) updateLocked(e *config.Endpoints, now int64) {
 			moved = true
 		}
 		hosts := s.matchLocked(l.Hosts, was, i, now)
+		p := places[i]
+		p.eps, p.exact = l.Hosts, !twice && len(hosts) == len(l.Hosts)
 		if twice {
-			hosts = slices.Concat(places[i].hosts, hosts)
+			hosts = slices.Concat(p.hosts, hosts)
 		}
-		places[i].hosts = hosts
+		p.hosts = hosts
 	}
 	if moved || len(places) != len(sh.places) {
 		sh.placesAt, sh.dirty = sh.built+1, true
 	}
-	prev := sh.places
 	sh.places = places
-	s.removeLocked(prev, index)
-	if drop := share64(e.DropPerCent); drop != sh.drop {
-		sh.drop, sh.dirty = drop, true
-	}
 }
 
 // share64 is per cent of 2^64.
@@ -223,13 +316,13 @@ func (s *Set) flagLocked(h *Host, ep *config.Endpoint) {
 	}
 }
 
-// removeLocked takes out hosts that the last update did not name, and lists
-// those that are in.
-func (s *Set) removeLocked(prev []*place, index map[placeKey]int) {
+// removeLocked takes out those of hosts that the last update did not name, and
+// lists those that are in.
+func (s *Set) removeLocked(hosts []*Host, prev []*place, index map[placeKey]int) {
 	sh := s.shared
 	keep := len(s.c.Health) > 0 && !s.c.IgnoreHealthOnRemoval
 	gone := false
-	for _, h := range sh.hosts {
+	for _, h := range hosts {
 		if h.cut.seen == sh.gen {
 			continue
 		}
@@ -248,6 +341,7 @@ func (s *Set) removeLocked(prev []*place, index map[placeKey]int) {
 			}
 			h.cut.place = int32(i)
 			sh.places[i].hosts = append(slices.Clip(sh.places[i].hosts), h)
+			sh.places[i].exact = false
 			sh.dirty = true
 			continue
 		}
@@ -285,7 +379,7 @@ func (s *Set) dropLocked(h *Host) {
 	}
 	if int(h.cut.place) < len(sh.places) {
 		p := *sh.places[h.cut.place]
-		p.hosts = without(p.hosts)
+		p.hosts, p.exact = without(p.hosts), false
 		sh.places = slices.Clone(sh.places)
 		sh.places[h.cut.place] = &p
 	}

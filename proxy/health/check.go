@@ -28,9 +28,14 @@ type Options struct {
 	Parallel int
 	// AgentName is the user-agent of checks by HTTP; "": "redoubt/HC".
 	AgentName string
+	// Failed hears of each failed check whose configuration says that all are
+	// logged (always_log_health_check_failures), one at a time; it must not
+	// block. Changes of mind are told to the set's Events. nil: nobody listens.
+	Failed func(h *balance.Host, why string)
 }
 
-// Checker asks the hosts of one set how they are.
+// Checker asks the hosts of one set how they are. When another set takes over,
+// another checker does: it begins with what this one knew of the hosts.
 type Checker struct {
 	set    *balance.Set
 	c      *config.Cluster
@@ -188,7 +193,7 @@ func (c *Checker) members() {
 		p := &patient{h: h}
 		c.hosts[h] = p
 		for i, hc := range c.c.Health {
-			t := &target{p: p, i: i, due: now.Add(upTo(hc.InitialJitter, rand.Uint64()))}
+			t := &target{p: p, i: i, judge: trusting(h.Checked()), due: now.Add(upTo(hc.InitialJitter, rand.Uint64()))}
 			p.targets = append(p.targets, t)
 			heap.Push(&c.jobs, t)
 		}
@@ -238,6 +243,9 @@ func (c *Checker) weigh(a answer) {
 	hc := c.c.Health[t.i]
 	changed := t.judge.weigh(a.f.verdict, hc)
 	t.degraded = a.f.degraded
+	if a.f.verdict != good && hc.AlwaysLogFailures && c.o.Failed != nil {
+		c.o.Failed(t.p.h, a.f.why)
+	}
 	c.busy = c.busy || t.p.h.Requests.Load() > 0 || t.p.h.Conns.Load() > 0
 	t.due = time.Now().Add(t.judge.wait(hc, changed, c.busy, rand.Uint64()))
 	heap.Push(&c.jobs, t)

@@ -318,6 +318,58 @@ func TestRefusesChecks(t *testing.T) {
 	}
 }
 
+// TestHandOver: a checker that follows another does not condemn a host for its
+// first bad answer, and tells of each when asked to.
+func TestHandOver(t *testing.T) {
+	h := &web{}
+	h.status.Store(200)
+	srv := httptest.NewServer(h)
+	defer srv.Close()
+	w := begin(t, config.HealthCheck{HTTP: &config.HTTPCheck{Path: "/"}}, nil, endpoint(srv.Listener.Addr()))
+	w.hears("true")
+	host := w.s.Hosts()[0]
+	old := w.s.Cluster()
+	next := *old
+	hc := *old.Health[0]
+	hc.UnhealthyAfter, hc.AlwaysLogFailures = 1<<30, true
+	hc.HTTP = &config.HTTPCheck{Path: "/", Retriable: [][2]int{{503, 504}}}
+	next.Health = []*config.HealthCheck{&hc}
+	s, err := balance.New(&next, balance.Options{Events: w}, w.s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	failed := make(chan string)
+	ck, err := health.New(s, health.Options{Failed: func(_ *balance.Host, why string) { failed <- why }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.status.Store(503)
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error)
+	go func() { done <- ck.Run(ctx) }()
+	for range 3 {
+		select {
+		case why := <-failed:
+			if why != "status 503" {
+				t.Error(why)
+			}
+		case <-time.After(20 * time.Second):
+			t.Fatal("no failure was told of")
+		}
+	}
+	if s.Hosts()[0] != host || !host.Healthy() {
+		t.Errorf("the host is %s", host.Health())
+	}
+	cancel()
+	for {
+		select {
+		case <-failed:
+		case <-done:
+			return
+		}
+	}
+}
+
 // TestParallelBound: many hosts that hang, and never more checks than allowed.
 func TestParallelBound(t *testing.T) {
 	l := listen(t)

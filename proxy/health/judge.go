@@ -25,6 +25,10 @@ type judge struct {
 	row     uint32 // answers in a row that speak against healthy
 }
 
+// trusting is the judge of a host of which something is known from before: it
+// takes the usual number of answers to change that.
+func trusting(known, healthy bool) judge { return judge{seen: known, healthy: known && healthy} }
+
 // weigh takes an answer in, and tells whether the host's state is another now.
 func (j *judge) weigh(v verdict, c *config.HealthCheck) (changed bool) {
 	first := !j.seen
