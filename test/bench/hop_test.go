@@ -1,12 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 
 // Package bench measures the proxy beside others on the same machine in the
-// same run. It needs nginx and wrk and is run by hand:
+// same run, and is run by hand, whole or by rows:
 //
-//	go test -bench Hop -run '^$' ./test/bench
+//	make bench BENCH='Hop/c64|ProxyHTTP1/c64-100B' BENCHFLAGS='-rounds 5'
 //
-// What counts is processor time per request of each hop, by the kernel's
-// accounting; wall time on a shared machine says little.
+// Walk of a row: ground → origin → begin (all contestants start, each answers
+// once) → interleave (turns in rounds) → sheet.show (medians, ratios, who is
+// absent and why).
+//
+// What counts is processor time per request of each proxy, by the kernel's
+// accounting; wall time on a shared machine says little. Contestants are in
+// proxy_rivals_test.go with what was tuned and why, flags in
+// proxy_flags_test.go, the generators in package load.
 package bench
 
 import (
@@ -21,7 +27,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"runtime"
 	"strconv"
 	"strings"
@@ -35,6 +40,7 @@ import (
 	"redoubt.dev/proxy"
 	"redoubt.dev/proxy/proxytest"
 	"redoubt.dev/proxy/route"
+	"redoubt.dev/test/bench/load"
 )
 
 // role is what a re-executed test binary runs as a process of its own.
@@ -258,16 +264,6 @@ func (b *bench) ownHop(origin netip.AddrPort, log bool) hop {
 	return h
 }
 
-// cpu is the processor time a process has used.
-func cpu(b *testing.B, pid int) time.Duration {
-	b.Helper()
-	if _, err := os.Stat(fmt.Sprintf("/proc/%d", pid)); err != nil {
-		b.Fatal(err)
-	}
-	own, _ := ticks(pid)
-	return own
-}
-
 // ticks is the processor time of a process and of those of its children that
 // have ended and were waited for; 0 when the process is gone.
 func ticks(pid int) (own, ended time.Duration) {
@@ -286,39 +282,68 @@ func ticks(pid int) (own, ended time.Duration) {
 	return sum(f[11:13]), sum(f[13:15])
 }
 
-func rss(pid int) string {
-	s, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	m := regexp.MustCompile(`VmRSS:\s+(\d+)`).FindSubmatch(s)
-	if m == nil {
-		return "?"
+// saturateHops loads the hops in turn. Both ends of a hop are compared at once:
+// what a call costs is the sum.
+func (b *bench) saturateHops(hops []hop, path string, conns int) {
+	s := newSheet(fmt.Sprintf("Mesh hop, %d connections, %s", conns, path), column{name: "CPU µs/request, A+B", ratio: true}, column{name: "A"}, column{name: "B"},
+		column{name: "requests/s", more: true}, column{name: "p50 µs"}, column{name: "p99 µs"}, column{name: "MB A (RSS)"}, column{name: "MB B (RSS)"}, column{name: "errors"})
+	// Not wrk: it leaves in the midst of requests, a proxy then closes their
+	// connections too, and 512 handshakes per turn would be what is measured.
+	once := func(h hop, d time.Duration) turn {
+		return b.generate(load.Job{Kind: load.KindPace, Addr: h.front, Path: path, Conns: conns, For: d})
 	}
-	n, _ := strconv.Atoi(string(m[1]))
-	return fmt.Sprintf("%.1fMB", float64(n)/1024)
+	for _, h := range hops { // fills pools and caches; 512 handshakes on one processor last seconds
+		once(h, 4*time.Second)
+	}
+	for range *rounds {
+		for _, h := range hops {
+			a, z := b.used(h.pids[0]), b.used(h.pids[1])
+			t := once(h, *span)
+			a, z = b.used(h.pids[0])-a, b.used(h.pids[1])-z
+			if t.broken != nil {
+				b.b.Errorf("%s: %v", h.name, t.broken)
+				continue
+			}
+			ra, _ := memory(h.pids[0])
+			rz, _ := memory(h.pids[1])
+			s.add(h.name, micros(a+z)/t.done, micros(a)/t.done, micros(z)/t.done, t.rate, micros(t.p50), micros(t.p99), ra/1e6, rz/1e6, t.errors)
+		}
+	}
+	s.show()
 }
 
-var (
-	wrkTotal = regexp.MustCompile(`(\d+) requests in`)
-	wrkP99   = regexp.MustCompile(`99%\s+(\S+)`)
-	wrkBad   = regexp.MustCompile(`(?m)^\s+(Socket errors|Non-2xx).*$`)
-)
+// addedLatency is what a hop adds to a request when little is going on,
+// beside the origin asked directly.
+func (b *bench) addedLatency(hops []hop, origin netip.AddrPort) {
+	s := newSheet("Mesh hop, latency it adds at 1,000 requests/s on 16 connections", column{name: "p50 µs added"}, column{name: "p50 µs"}, column{name: "p99 µs"}, column{name: "errors"})
+	for range *rounds {
+		direct := 0.0
+		for _, h := range append([]hop{{name: "direct", front: origin}}, hops...) {
+			t := b.generate(load.Job{Kind: load.KindPace, Addr: h.front, Path: "/", Conns: 16, Rate: 1000, Warm: 300 * time.Millisecond, For: *span})
+			if t.broken != nil {
+				b.b.Fatal(t.broken)
+			}
+			if h.name == "direct" {
+				direct = micros(t.p50)
+			}
+			s.add(h.name, micros(t.p50)-direct, micros(t.p50), micros(t.p99), t.errors)
+		}
+	}
+	s.show()
+}
 
-func (b *bench) load(h hop, path string, conns int, d time.Duration) string {
-	before := [2]time.Duration{cpu(b.b, h.pids[0]), cpu(b.b, h.pids[1])}
-	out, err := exec.Command("wrk", "-t1", "--latency", "-c"+strconv.Itoa(conns), "-d"+d.String(), "http://"+h.front.String()+path).CombinedOutput()
-	if err != nil {
-		b.b.Fatalf("%v\n%s", err, out)
+// idleHops is what waiting costs, with idle connections kept.
+func (b *bench) idleHops(hops []hop) {
+	s := newSheet("Mesh hop, idle", column{name: "ms of processor per second, A"})
+	<-time.After(time.Second)
+	for range *rounds {
+		for _, h := range hops {
+			before := b.used(h.pids[0])
+			<-time.After(*span)
+			s.add(h.name, float64(b.used(h.pids[0])-before)/1e6/span.Seconds())
+		}
 	}
-	m := wrkTotal.FindSubmatch(out)
-	if m == nil {
-		b.b.Fatalf("no result:\n%s", out)
-	}
-	n, _ := strconv.ParseFloat(string(m[1]), 64)
-	var us [2]float64
-	for i, pid := range h.pids {
-		us[i] = float64(cpu(b.b, pid)-before[i]) / n / 1e3
-	}
-	bad := string(wrkBad.Find(out))
-	return fmt.Sprintf("%-12s %-4s c=%-4d %7.0f req/s  cpu A %5.1f B %5.1f µs  p99 %s  rss %s/%s %s", h.name, path, conns, n/d.Seconds(), us[0], us[1], wrkP99.FindSubmatch(out)[1], rss(h.pids[0]), rss(h.pids[1]), bad)
+	s.show()
 }
 
 func BenchmarkHop(tb *testing.B) {
@@ -332,28 +357,20 @@ func BenchmarkHop(tb *testing.B) {
 	b.nginx("origin", fmt.Sprintf(`server { listen %s backlog=4096; location / { default_type text/plain; return 200 "%s"; } location /big { root %s; } }`, origin, strings.Repeat("x", 100), b.dir))
 	b.file("big", strings.Repeat("0123456789abcdef", 1<<16)) // 1 MiB
 	b.wait(origin)
+	// nginx is one mTLS connection to one; a variant of ours that shares
+	// connections stands in this list beside the others.
 	hops := []hop{b.nginxHop(origin), b.ownHop(origin, false), b.ownHop(origin, true)}
-	d := 3 * time.Second
-	if s := os.Getenv("BENCH_SECONDS"); s != "" {
-		n, _ := strconv.Atoi(s)
-		d = time.Duration(n) * time.Second
+	row := func(name string, f func(b *bench)) {
+		tb.Run(name, func(tb *testing.B) {
+			sub := *b
+			sub.b = tb
+			f(&sub)
+		})
 	}
 	for _, conns := range []int{1, 64, 512} {
-		for range 3 { // interleaved: the machine's moods hit all alike
-			for _, h := range hops {
-				fmt.Println(b.load(h, "/", conns, d)) // Log would show ten lines
-			}
-		}
+		row(fmt.Sprintf("c%d", conns), func(b *bench) { b.saturateHops(hops, "/", conns) })
 	}
-	for range 3 {
-		for _, h := range hops {
-			fmt.Println(b.load(h, "/big", 16, d))
-		}
-	}
-	time.Sleep(time.Second)
-	for _, h := range hops { // what waiting costs, with idle connections kept
-		before := cpu(tb, h.pids[0])
-		time.Sleep(d)
-		fmt.Printf("%-12s idle %.2f ms of processor per second\n", h.name, float64(cpu(tb, h.pids[0])-before)/1e6/d.Seconds())
-	}
+	row("bodies", func(b *bench) { b.saturateHops(hops, "/big", 16) })
+	row("latency", func(b *bench) { b.addedLatency(hops, origin) })
+	row("idle", func(b *bench) { b.idleHops(hops) })
 }

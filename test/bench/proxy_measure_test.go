@@ -136,8 +136,10 @@ func (b *bench) generate(j load.Job) turn {
 }
 
 var (
+	wrkTotal  = regexp.MustCompile(`(\d+) requests in`)
 	wrkTime   = regexp.MustCompile(`requests in ([0-9.]+m?s)`)
 	wrkP50    = regexp.MustCompile(`50%\s+(\S+)`)
+	wrkP99    = regexp.MustCompile(`99%\s+(\S+)`)
 	wrkStatus = regexp.MustCompile(`Non-2xx or 3xx responses: (\d+)`)
 	wrkSocket = regexp.MustCompile(`connect (\d+), read (\d+), write (\d+), timeout (\d+)`)
 )

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"net/netip"
 	"runtime"
+	"slices"
 	"strconv"
 	"time"
 
@@ -91,12 +92,15 @@ func (p *pacer) run(ctx context.Context, j Job) (Result, error) {
 	}
 	next := int64(0) // the timetable's position
 	events := make([]unix.EpollEvent, 512)
-	for ctx.Err() == nil {
+	// After the end it waits for what is under way: a proxy whose client leaves
+	// early gives up the connection to the origin too, and pays for a new one
+	// when the next turn begins.
+	for late := p.until.Add(2 * time.Second); ctx.Err() == nil; {
 		now := time.Now()
-		if now.After(p.until) {
+		if now.After(p.until) && !p.waiting() || now.After(late) {
 			break
 		}
-		for ; !p.closed && !p.due(next).After(now); next++ {
+		for ; !p.closed && now.Before(p.until) && !p.due(next).After(now); next++ {
 			c := &p.conns[next%int64(len(p.conns))]
 			if c.busy || c.k != next {
 				continue // it sends when its answer has come
@@ -106,13 +110,13 @@ func (p *pacer) run(ctx context.Context, j Job) (Result, error) {
 			}
 			p.send(c)
 		}
-		if !p.closed {
+		if !p.closed && now.Before(p.until) {
 			spec := unix.ItimerSpec{Value: unix.NsecToTimespec(int64(max(time.Until(p.due(next)), 1)))}
 			if err := unix.TimerfdSettime(clock, 0, &spec, nil); err != nil {
 				return Result{}, err
 			}
 		}
-		n, err := unix.EpollWait(ep, events, 1000)
+		n, err := unix.EpollWait(ep, events, 100)
 		if err != nil && err != unix.EINTR {
 			return Result{}, err
 		}
@@ -123,7 +127,7 @@ func (p *pacer) run(ctx context.Context, j Job) (Result, error) {
 		}
 	}
 	p.result.P50, p.result.P99, p.result.P999 = p.hist.Quantile(0.5), p.hist.Quantile(0.99), p.hist.Quantile(0.999)
-	p.result.Took = time.Since(p.from)
+	p.result.Took = min(time.Since(p.from), j.For)
 	return p.result, ctx.Err()
 }
 
@@ -176,15 +180,20 @@ func (p *pacer) ready(ep, i int) {
 	if p.closed {
 		due = c.sent
 	}
-	if due.After(p.from) && now.Before(p.until) {
+	if due.After(p.from) && due.Before(p.until) {
 		p.result.Done++
 		p.hist.Add(now.Sub(due))
 	}
 	c.busy = false
 	c.k += int64(len(p.conns))
-	if p.closed || !p.due(c.k).After(now) {
+	if now.Before(p.until) && (p.closed || !p.due(c.k).After(now)) {
 		p.send(c)
 	}
+}
+
+// waiting says whether an answer is still to come.
+func (p *pacer) waiting() bool {
+	return slices.ContainsFunc(p.conns, func(c paced) bool { return c.busy })
 }
 
 // broken counts an error and connects anew. The request is lost; its
