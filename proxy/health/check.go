@@ -151,29 +151,29 @@ func (c *Checker) loop(ctx context.Context, g *run.Group) error {
 		default:
 		}
 	})()
-	c.members()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	stale, membersAt := true, time.Now()
 	for {
+		now := time.Now()
 		wait := time.Hour
-		for c.under < c.o.Parallel && len(c.jobs) > 0 {
-			t := c.jobs[0]
-			if wait = time.Until(t.due); wait > 0 {
-				break
+		if stale {
+			if wait = membersAt.Sub(now); wait <= 0 {
+				c.members(now)
+				// When hosts come and go faster than they can be looked through, a
+				// tenth of the time goes into it.
+				done := time.Now()
+				stale, membersAt, wait = false, done.Add(10*done.Sub(now)), time.Hour
 			}
-			heap.Pop(&c.jobs)
-			c.under++
-			t.asked = true
-			g.Go("check", func(ctx context.Context) error { c.done <- answer{t, c.ask(ctx, t)}; return nil })
-			wait = time.Hour
 		}
+		wait = min(wait, c.start(g))
 		timer.Reset(wait)
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-timer.C:
 		case <-changed:
-			c.members()
+			stale = true
 		case a := <-c.done:
 			c.under--
 			c.weigh(a)
@@ -181,13 +181,34 @@ func (c *Checker) loop(ctx context.Context, g *run.Group) error {
 	}
 }
 
+// start begins the checks that are due, and gives the time until the next is.
+func (c *Checker) start(g *run.Group) time.Duration {
+	for c.under < c.o.Parallel && len(c.jobs) > 0 {
+		t := c.jobs[0]
+		if wait := time.Until(t.due); wait > 0 && !t.gone {
+			return wait
+		}
+		heap.Pop(&c.jobs)
+		if t.gone {
+			continue
+		}
+		c.under++
+		t.asked = true
+		g.Go("check", func(ctx context.Context) error { c.done <- answer{t, c.ask(ctx, t)}; return nil })
+	}
+	return time.Hour
+}
+
 // members begins with hosts that came and forgets those that went.
-func (c *Checker) members() {
-	now := time.Now()
-	here := make(map[*balance.Host]bool)
+func (c *Checker) members(now time.Time) {
+	for h, p := range c.hosts {
+		if h.Removed() {
+			delete(c.hosts, h)
+			p.leave()
+		}
+	}
 	for _, h := range c.set.Members() {
-		here[h] = true
-		if c.hosts[h] != nil {
+		if c.hosts[h] != nil || h.Removed() {
 			continue
 		}
 		p := &patient{h: h}
@@ -196,21 +217,6 @@ func (c *Checker) members() {
 			t := &target{p: p, i: i, judge: trusting(h.Checked()), due: now.Add(upTo(hc.InitialJitter, rand.Uint64()))}
 			p.targets = append(p.targets, t)
 			heap.Push(&c.jobs, t)
-		}
-	}
-	kept := c.jobs[:0]
-	for _, t := range c.jobs {
-		if here[t.p.h] {
-			kept = append(kept, t)
-		}
-	}
-	clear(c.jobs[len(kept):])
-	c.jobs = kept
-	heap.Init(&c.jobs)
-	for h, p := range c.hosts {
-		if !here[h] {
-			delete(c.hosts, h)
-			p.leave()
 		}
 	}
 }
