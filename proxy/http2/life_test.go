@@ -169,6 +169,29 @@ func TestOwnerEndsInside(t *testing.T) {
 	}
 }
 
+// TestResetIsNotAnswered: an owner that resets a stream whose reset it is told
+// of says nothing to the peer, and what follows is still the peer's mistake.
+func TestResetIsNotAnswered(t *testing.T) {
+	r := newRaw(t, Server, Options{})
+	r.o.c.h = &ender{owner: r.o, at: "reset"}
+	r.headers(1, false, request("/hold")...)
+	r.fr.WriteRSTStream(1, xhttp2.ErrCodeCancel)
+	r.headers(3, false, request("/hold")...)
+	r.fr.WriteWindowUpdate(3, 0)
+	r.ok()
+	if a := r.answers(); a != "reset 3 PROTOCOL_ERROR;" {
+		t.Error(a)
+	}
+	if r.o.opened != 2 || r.o.closed != 2 {
+		t.Error("not closed once")
+	}
+	r.fr.WriteData(1, false, []byte("x"))
+	r.ok()
+	if a := r.answers(); a != "reset 1 STREAM_CLOSED;" {
+		t.Error(a)
+	}
+}
+
 type ender struct {
 	*owner
 	at string
@@ -182,6 +205,7 @@ func (e *ender) end(s *Stream, at string) {
 func (e *ender) Open(s *Stream)           { e.owner.Open(s); e.end(s, "open") }
 func (e *ender) Head(s *Stream, end bool) { e.owner.Head(s, end); e.end(s, "head") }
 func (e *ender) Trailers(s *Stream)       { e.end(s, "trailers") }
+func (e *ender) Reset(s *Stream, c Code)  { e.owner.Reset(s, c); e.end(s, "reset") }
 func (e *ender) Body(s *Stream, p []byte, end bool) int {
 	n := e.owner.Body(s, p, end)
 	e.end(s, "body")

@@ -59,7 +59,6 @@ type owner struct {
 	held    []*exchange
 	away    bool
 	settled bool
-	live    map[uint32]*exchange
 	reuse   *exchange
 }
 

@@ -328,9 +328,10 @@ func (c *Conn) frameOf(s *Stream, p []byte, flags byte) {
 }
 
 // ResetStream ends a stream at once. Handler.Reset is not called, Owner.Closed
-// is. Nothing happens when s is over already.
+// is. Nothing happens when s is over already, or is just being told of its end:
+// RST_STREAM must not answer RST_STREAM (RFC 9113, 5.4.2).
 func (c *Conn) ResetStream(s *Stream, code Code) {
-	if s.c != c || c.fault != nil {
+	if s.c != c || c.fault != nil || s.state&(recvEnd|sendEnd) == recvEnd|sendEnd {
 		return
 	}
 	c.writeReset(s.id, code)

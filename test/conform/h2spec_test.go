@@ -45,18 +45,24 @@ func TestH2spec(t *testing.T) {
 				Strict: true, TLS: i == 2, Insecure: true}
 			for _, g := range []*spec.TestGroup{generic.Spec(), spec2.Spec(), hpack.Spec()} {
 				g.Test(cfg)
-				specReport(t, g)
+				specReport(t, g, i != 2)
 			}
 		})
 	}
 }
 
-func specReport(t *testing.T, g *spec.TestGroup) {
+// notPreface is not asked of a listener that tells protocols apart by their
+// first bytes: what is not HTTP/2's preface is a bad request of HTTP/1.1 there,
+// and is answered in that language before the connection ends.
+const notPreface = "Sends invalid connection preface"
+
+func specReport(t *testing.T, g *spec.TestGroup, detects bool) {
 	for _, sub := range g.Groups {
-		specReport(t, sub)
+		specReport(t, sub, detects)
 	}
 	for _, tc := range g.Tests {
 		switch r := tc.Result; {
+		case detects && tc.Desc == notPreface:
 		case r == nil:
 			t.Errorf("%s: %s: not run", g.ID(), tc.Desc)
 		case r.Failed:
