@@ -292,7 +292,7 @@ type Route struct {
 	Headers   HeaderOps
 	PerFilter map[string]any // by filter name: its own Config type, or nil pointer for "disabled"
 	Decorator string         // operation's name in traces
-	VHost     *VirtualHost   // filled by Validate
+	VHost     *VirtualHost   `json:"-"` // filled by Validate
 	Index     int            // dense, per RouteConfig, for counters; filled by Validate
 }
 

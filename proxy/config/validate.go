@@ -128,7 +128,7 @@ func (f *FilterChain) validate(field string, ps *found) {
 	}
 	h.Routes.perFilter(func(where, name string) {
 		if !names[name] {
-			ps.add(field+".route_config."+where+"typed_per_filter_config["+name+"]", "the name of one of the http_filters", name, "it would have no effect")
+			ps.add(field+".route_config."+where+"typed_per_filter_config["+name+"]", "the name of one of the http_filters", name, "remove it: it would have no effect")
 		}
 	})
 }

@@ -58,10 +58,6 @@ func Parse(data []byte, name string) (*Bootstrap, error) {
 	r := newReader(name)
 	m := &bootstrapv3.Bootstrap{}
 	r.parse(data, m)
-	if clean := len(r.list) == 0; !clean {
-		r.strictTree(m.ProtoReflect(), nil, 0) // values that were not understood are missing: rules would say so again
-		return nil, r.err()
-	}
 	r.strict(m.ProtoReflect(), nil)
 	b := &Bootstrap{node: m.GetNode(), serverNames: map[string]bool{}, servers: map[string]*config.Cluster{}, secretNames: map[string]bool{}, secrets: map[string]secretValue{}}
 	b.convert(m, r)
@@ -257,7 +253,9 @@ func (c *converter) adopt(err error, p *place, name func(string) string) {
 		if x.Field = name(e.Field); p != nil {
 			x.Field = p.String() + "." + x.Field
 		}
-		c.add(&x)
+		if !c.above(x.Field) { // the cause was said
+			c.add(&x)
+		}
 	}
 }
 

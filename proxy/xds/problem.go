@@ -71,11 +71,30 @@ type problems struct {
 	line    func(path string) int // of a field in the file; nil or 0: not known
 	list    []problem
 	seen    map[string]bool // fields already reported: one word each
+	refused []string        // fields that are not supported: what is in them does not matter
 	more    int
 }
 
+// below tells that field stands inside one that was refused.
+func (ps *problems) below(field string) bool {
+	return slices.ContainsFunc(ps.refused, func(r string) bool {
+		rest, in := strings.CutPrefix(field, r)
+		return in && rest != "" && (rest[0] == '.' || rest[0] == '[')
+	})
+}
+
+// above tells that something inside field was reported already.
+func (ps *problems) above(field string) bool {
+	for f := range ps.seen {
+		if rest, in := strings.CutPrefix(f, field); in && rest != "" && (rest[0] == '.' || rest[0] == '[') {
+			return true
+		}
+	}
+	return false
+}
+
 func (ps *problems) add(e *errs.Error) {
-	if ps.seen[e.Field] {
+	if ps.seen[e.Field] || ps.below(e.Field) {
 		return
 	}
 	if len(ps.list) >= maxProblems {
@@ -86,6 +105,9 @@ func (ps *problems) add(e *errs.Error) {
 		ps.seen = map[string]bool{}
 	}
 	ps.seen[e.Field] = true
+	if e.Kind == errs.Unsupported && e.Field != "" {
+		ps.refused = append(ps.refused, e.Field)
+	}
 	e.Subject = ps.subject
 	n := 0
 	if ps.line != nil {
@@ -98,12 +120,12 @@ func (ps *problems) add(e *errs.Error) {
 
 // wrong reports a value that is malformed or out of range.
 func (ps *problems) wrong(p *place, expected string, seen any, fix string) {
-	ps.add(&errs.Error{Kind: errs.Invalid, Field: p.String(), Expected: expected, Seen: quote(seen), Fix: fix})
+	ps.add(&errs.Error{Kind: errs.Invalid, Field: p.String(), Expected: expected, Seen: show(seen), Fix: fix})
 }
 
 // unsupported reports what is valid in the API and has no effect here.
 func (ps *problems) unsupported(p *place, expected string, seen any, fix string) {
-	ps.add(&errs.Error{Kind: errs.Unsupported, Field: p.String(), Expected: expected, Seen: quote(seen), Fix: fix})
+	ps.add(&errs.Error{Kind: errs.Unsupported, Field: p.String(), Expected: expected, Seen: show(seen), Fix: fix})
 }
 
 // failed reports a value that something else did not take.
@@ -151,15 +173,19 @@ func Problems(err error) []*errs.Error {
 	return list
 }
 
-func quote(v any) string {
-	s, ok := v.(string)
-	if !ok {
-		if v == nil {
-			return ""
+// show gives a value as it appears in an error: on one line, bounded.
+func show(v any) string {
+	switch v := v.(type) {
+	case nil:
+		return ""
+	case string:
+		if v == "" {
+			return `""`
 		}
-		return cut(fmt.Sprint(v))
+		q := strconv.Quote(cut(v))
+		return q[1 : len(q)-1]
 	}
-	return strconv.Quote(cut(s))
+	return cut(fmt.Sprint(v))
 }
 
 func cut(s string) string {

@@ -106,7 +106,7 @@ func (r *reader) strictTree(m protoreflect.Message, p *place, depth int) {
 	m.Range(func(fd protoreflect.FieldDescriptor, v protoreflect.Value) bool {
 		name := string(fd.Name())
 		if !known || !fields[fd.Name()] {
-			r.unsupported(p.field(name), "", "a field of "+string(d.FullName())+" that is not supported", "remove it, or see docs/config.md")
+			r.unsupported(p.field(name), "a field of "+string(d.FullName())+" that has effect here", name, "remove it; docs/config.md lists those that have")
 			return true
 		}
 		switch {
@@ -186,7 +186,12 @@ func (r *reader) violations(err error, d protoreflect.MessageDescriptor, p *plac
 
 // rule makes an expectation of a generated reason.
 func rule(reason string) string {
-	return strings.TrimPrefix(strings.TrimPrefix(reason, "value "), "must ")
+	for _, r := range [...][2]string{{"value is required", "a value"}, {"value must be ", ""}, {"value must contain ", ""}, {"value length must be ", "a length of "}} {
+		if rest, ok := strings.CutPrefix(reason, r[0]); ok {
+			return r[1] + rest
+		}
+	}
+	return reason
 }
 
 // goField finds a field by the name that generated Go code has for it.

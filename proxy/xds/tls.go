@@ -161,7 +161,7 @@ func (c *converter) tlsParams(m *tlsv3.TlsParameters, t *config.CommonTLS, p *pl
 	version := func(v tlsv3.TlsParameters_TlsProtocol, at *place) uint16 {
 		got, ok := tlsVersions[int32(v)]
 		if !ok {
-			c.unsupported(at, "TLSv1_2 or TLSv1_3", v, "older versions are broken (RFC 8996)")
+			c.unsupported(at, "TLSv1_2 or TLSv1_3", v, "set TLSv1_2: older versions are broken (RFC 8996)")
 		}
 		return got
 	}
@@ -195,7 +195,7 @@ func (c *converter) cert(m *tlsv3.TlsCertificate, name string, p *place) *config
 	chain, key := c.data(m.GetCertificateChain(), p.field("certificate_chain")), c.data(m.GetPrivateKey(), p.field("private_key"))
 	x := &config.Cert{Name: name, ChainPEM: chain.bytes, ChainFile: chain.file, KeyPEM: key.bytes, KeyFile: key.file}
 	if (chain.file == "") != (key.file == "") {
-		c.wrong(p.field("private_key"), "a file beside a file, or inline beside inline", "one of each", "a change could not be taken as one")
+		c.wrong(p.field("private_key"), "a file beside a file, or inline beside inline", "one of each", "give both alike: a change of one alone could not be taken as one")
 	}
 	if len(chain.bytes) > 0 && len(key.bytes) > 0 {
 		if _, err := tls.X509KeyPair(chain.bytes, key.bytes); err != nil {
