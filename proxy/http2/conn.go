@@ -282,6 +282,11 @@ func (c *Conn) PeerConnect() bool { return c.peerConnect }
 // Settled tells that the peer's SETTINGS have arrived.
 func (c *Conn) Settled() bool { return c.phase == running }
 
+// Halfway tells that the peer owes the rest of its preface, its SETTINGS or a
+// field block, which nothing else can overtake: an owner gives that a deadline
+// of its own (slow headers; a block held back keeps up to twice MaxList).
+func (c *Conn) Halfway() bool { return c.phase != running || c.block.on }
+
 // Oldest is the stream that has been open for longest; nil for none. Younger
 // streams follow by Stream.Younger.
 func (c *Conn) Oldest() *Stream { return c.oldest }

@@ -193,7 +193,7 @@ func (r *reading) finishRequest(m *message.Request, end, extended bool) bool {
 	tunnel := connect && !r.has(hpack.Protocol)
 	switch {
 	case tunnel:
-		if r.has(hpack.Scheme) || r.has(hpack.Path) || !r.has(hpack.Authority) {
+		if r.has(hpack.Scheme) || r.has(hpack.Path) || !r.has(hpack.Authority) || !hasPort(m.In(m.Authority)) {
 			return false
 		}
 	case connect:
@@ -233,6 +233,16 @@ func (r *reading) authority(m *message.Request) bool {
 		}
 	}
 	return len(a) > 0
+}
+
+// hasPort tells that an authority ends with a port, without which a tunnel has
+// no destination (RFC 9110, 9.3.6).
+func hasPort(a []byte) bool {
+	i := len(a)
+	for i > 0 && '0' <= a[i-1] && a[i-1] <= '9' {
+		i--
+	}
+	return i > 1 && i < len(a) && a[i-1] == ':'
 }
 
 func (r *reading) framing(m *message.Request, end bool) bool {

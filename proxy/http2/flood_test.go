@@ -27,6 +27,26 @@ func TestHeaderListTooLarge(t *testing.T) {
 	r.alive(5)
 }
 
+// TestDiscardKeepsNothing: heads that are decoded for nobody leave no memory.
+func TestDiscardKeepsNothing(t *testing.T) {
+	r := newRaw(t, Server, Options{MaxStreams: 1})
+	r.headers(1, false, request("/hold")...)
+	for i := range 3 {
+		id := uint32(2*i + 3)
+		b := r.encode(request("/", "x", strings.Repeat("v", 40_000))...)
+		r.fr.WriteHeaders(xhttp2.HeadersFrameParam{StreamID: id, BlockFragment: b[:16000], EndStream: true})
+		r.fr.WriteContinuation(id, false, b[16000:20000])
+		r.fr.WriteContinuation(id, true, b[20000:])
+	}
+	r.ok()
+	if a := r.answers(); strings.Count(a, "REFUSED_STREAM") != 3 {
+		t.Error(a)
+	}
+	if n := cap(r.o.c.void.Buf) + cap(r.o.c.block.buf); n > 2*keepBlock {
+		t.Errorf("%d bytes are kept", n)
+	}
+}
+
 func TestFieldCount(t *testing.T) {
 	r := newRaw(t, Server, Options{MaxFields: 10})
 	kv := append([]string{}, plainGet...)
@@ -50,7 +70,7 @@ func TestBombIsRefused(t *testing.T) {
 	if a := r.answers(); !strings.HasPrefix(a, "headers 1 :status=431") {
 		t.Fatal(a)
 	}
-	if n := cap(r.o.c.void.Buf); n > 64<<10 {
+	if n := cap(r.o.c.void.Buf); n > keepBlock {
 		t.Errorf("%d bytes are held", n)
 	}
 	r.alive(3)
@@ -70,6 +90,10 @@ func TestContinuationFlood_CVE_2024_27316(t *testing.T) {
 	t.Run("empty frames", func(t *testing.T) {
 		r := newRaw(t, Server, Options{})
 		r.fr.WriteHeaders(xhttp2.HeadersFrameParam{StreamID: 1, BlockFragment: r.encode(plainGet...)})
+		r.ok()
+		if !r.o.c.Halfway() {
+			t.Error("does not tell that a block is held back")
+		}
 		f, n := r.until(1000, func(int) { r.fr.WriteContinuation(1, false, nil) })
 		if n != maxContinuations {
 			t.Errorf("%d frames", n)

@@ -144,7 +144,20 @@ func (c *Conn) headed(id uint32, end, self bool, b []byte) *Fault {
 func (c *Conn) skip(b []byte) *Fault {
 	r := reading{limit: 0}
 	c.void.Reset()
-	return c.decode(&r, &c.void, b)
+	f := c.decode(&r, &c.void, b)
+	c.emptyVoid()
+	return f
+}
+
+// emptyVoid keeps no more memory than a normal block needs.
+func (c *Conn) emptyVoid() {
+	c.void.Reset()
+	if cap(c.void.Buf) > keepBlock {
+		c.void.Buf = nil
+	}
+	if cap(c.void.Fields) > 256 {
+		c.void.Fields = nil
+	}
 }
 
 // opened begins a request.
@@ -271,7 +284,7 @@ func (c *Conn) trailers(s *Stream, b []byte) *Fault {
 		return f
 	}
 	if nobody {
-		h.Reset()
+		c.emptyVoid()
 	}
 	switch {
 	case r.bad, s.want > 0: // RFC 9113, 8.1.1

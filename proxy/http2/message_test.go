@@ -81,6 +81,8 @@ func TestMalformedRequests(t *testing.T) {
 		"length without body":        with("content-length", "1"),
 		"CONNECT with path":          with(":method", "CONNECT"),
 		"CONNECT without authority":  {":method", "CONNECT"},
+		"CONNECT without port":       {":method", "CONNECT", ":authority", "a"},
+		"CONNECT with empty port":    {":method", "CONNECT", ":authority", "a:"},
 		"protocol without CONNECT":   append([]string{":protocol", "websocket"}, with()...),
 		"extended CONNECT, not open": append([]string{":protocol", "websocket"}, with(":method", "CONNECT")...),
 	} {
