@@ -255,3 +255,22 @@ func TestWorn(t *testing.T) {
 		t.Error("TLS 1.3 changes keys")
 	}
 }
+
+// TestCramped: what leaves room for a record of TLS 1.3 only is given nothing
+// longer, and the peer is told that the stream is broken.
+func TestCramped(t *testing.T) {
+	for _, suite := range both {
+		for over := 22; over < 60; over++ {
+			a, b := pair(t, suite)
+			buf := make([]byte, 5+100, 100+over)
+			rec := a.SealInPlace(buf, 0)
+			if len(rec) > cap(buf) && over >= 22 {
+				t.Fatalf("%s: %d bytes into %d", tls.CipherSuiteName(suite), len(rec), cap(buf))
+			}
+			out, _, err := b.Open(make([]byte, 0, 256), rec)
+			if fits := over >= len(a.Seal(nil, nil)); (err == nil) != fits || fits && len(out) != 100 {
+				t.Errorf("%s, %d bytes beside the plaintext: %d bytes, %v", tls.CipherSuiteName(suite), over, len(out), err)
+			}
+		}
+	}
+}

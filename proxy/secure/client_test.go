@@ -298,11 +298,9 @@ func TestShareBoundsHandshakes(t *testing.T) {
 	s.serve(&config.ServerTLS{Common: config.CommonTLS{Certs: []*config.Cert{ca.issue(t, "", nil, "a.example")}}}, secure.Deps{})
 	var held []net.Conn
 	for range 3 {
-		c, err := net.Dial("tcp", s.at.String())
-		if err != nil {
-			t.Fatal(err)
+		if c, err := net.Dial("tcp", s.at.String()); err == nil { // the reset may come first
+			held = append(held, c)
 		}
-		held = append(held, c)
 	}
 	if r := <-s.named; !errors.Is(r.err, errs.Unavailable) || s.opts.Share.Live() != 2 {
 		t.Fatalf("%v, %d live", r.err, s.opts.Share.Live())

@@ -5,7 +5,7 @@ package secure
 import (
 	"crypto/tls"
 	"encoding/binary"
-	"errors"
+	"net"
 )
 
 // sessionHead of an encoded session: version, kind, suite, time of making; the
@@ -77,7 +77,15 @@ type ticketFeed struct {
 	h    *handshake
 }
 
-var errFed = errors.New("no more records yet")
+// errFed ends a reading for now: crypto/tls remembers errors that are not
+// temporary, and would read no second ticket.
+var errFed net.Error = fed{}
+
+type fed struct{}
+
+func (fed) Error() string   { return "no more records yet" }
+func (fed) Timeout() bool   { return true }
+func (fed) Temporary() bool { return true }
 
 // Ticket runs on the loop. crypto/tls reads the one record, finds no data in
 // it, and is told that there is no more.

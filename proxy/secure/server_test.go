@@ -133,8 +133,7 @@ func TestServerResumes(t *testing.T) {
 		for _, auth := range []bool{false, true} {
 			t.Run(versionName(version)+map[bool]string{true: " client certificate"}[auth], func(t *testing.T) {
 				s := newSide(t, 10)
-				now := time.Now()
-				clock := func() time.Time { return now }
+				now := newClock()
 				certs := []*config.Cert{ca.issue(t, "", nil, "a.example", "b.example")}
 				key := make(config.SecretBytes, 80)
 				conf := func(v *config.Validation) *config.ServerTLS {
@@ -144,10 +143,10 @@ func TestServerResumes(t *testing.T) {
 				if auth {
 					v = &config.Validation{CAs: ca.pem}
 				}
-				srv := s.serve(conf(v), secure.Deps{Now: clock})
+				srv := s.serve(conf(v), secure.Deps{Now: now.time})
 				cfg := &tls.Config{RootCAs: ca.pool(), ServerName: "a.example", MaxVersion: version, ClientSessionCache: tls.NewLRUClientSessionCache(8), InsecureSkipVerify: true}
 				if auth {
-					short := ca.issue(t, "", func(c *x509.Certificate) { c.NotAfter = now.Add(time.Hour) }, "client.example")
+					short := ca.issue(t, "", func(c *x509.Certificate) { c.NotAfter = now.time().Add(time.Hour) }, "client.example")
 					cfg.Certificates = []tls.Certificate{pair(t, short)}
 				}
 				again := func(why string, want bool) {
@@ -189,13 +188,13 @@ func TestServerResumes(t *testing.T) {
 				again("afresh", false)
 				// Sessions renew each other, but not for ever.
 				for range 5 {
-					now = now.Add(10 * time.Minute)
+					now.pass(10 * time.Minute)
 					again("within the timeout", true)
 				}
 				if auth {
 					return // the client's certificate ends before the session does
 				}
-				now = now.Add(23*time.Hour + 30*time.Minute)
+				now.pass(23*time.Hour + 30*time.Minute)
 				again("after a day", false)
 				again("of the new day", true)
 				if err := srv.UpdateTicketKeys([]config.SecretBytes{append(config.SecretBytes{1}, key[1:]...)}); err != nil {
@@ -220,15 +219,15 @@ func TestResumedCertificateEnds(t *testing.T) {
 	ca := newAuthority(t, "ca")
 	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
 		s := newSide(t, 10)
-		now := time.Now()
-		s.serve(&config.ServerTLS{Common: config.CommonTLS{Certs: []*config.Cert{ca.issue(t, "", nil, "a.example")}, Validation: &config.Validation{CAs: ca.pem}}, RequireClientCert: true}, secure.Deps{Now: func() time.Time { return now }})
-		short := ca.issue(t, "", func(c *x509.Certificate) { c.NotAfter = now.Add(time.Hour) }, "client.example")
+		now := newClock()
+		s.serve(&config.ServerTLS{Common: config.CommonTLS{Certs: []*config.Cert{ca.issue(t, "", nil, "a.example")}, Validation: &config.Validation{CAs: ca.pem}}, RequireClientCert: true}, secure.Deps{Now: now.time})
+		short := ca.issue(t, "", func(c *x509.Certificate) { c.NotAfter = now.time().Add(time.Hour) }, "client.example")
 		cfg := &tls.Config{RootCAs: ca.pool(), ServerName: "a.example", MaxVersion: version, ClientSessionCache: tls.NewLRUClientSessionCache(8), Certificates: []tls.Certificate{pair(t, short)}}
 		s.connect(cfg)
 		if _, info := s.connect(cfg); !info.Resumed {
 			t.Fatal("not resumed")
 		}
-		now = now.Add(2 * time.Hour)
+		now.pass(2 * time.Hour)
 		s.refused(cfg)
 		cfg.Certificates = []tls.Certificate{pair(t, ca.issue(t, "", nil, "client.example"))}
 		if _, info := s.connect(cfg); info.Resumed {
@@ -242,18 +241,18 @@ func TestResumedCertificateEnds(t *testing.T) {
 func TestRandomTicketKeysChange(t *testing.T) {
 	ca := newAuthority(t, "ca")
 	s := newSide(t, 10)
-	now := time.Now()
-	conf := &config.ServerTLS{Common: config.CommonTLS{Certs: []*config.Cert{ca.issue(t, "", func(c *x509.Certificate) { c.NotAfter = now.Add(240 * time.Hour) }, "a.example")}}, SessionTimeout: 2 * time.Hour}
-	s.serve(conf, secure.Deps{Now: func() time.Time { return now }})
+	now := newClock()
+	conf := &config.ServerTLS{Common: config.CommonTLS{Certs: []*config.Cert{ca.issue(t, "", func(c *x509.Certificate) { c.NotAfter = now.time().Add(240 * time.Hour) }, "a.example")}}, SessionTimeout: 2 * time.Hour}
+	s.serve(conf, secure.Deps{Now: now.time})
 	cfg := &tls.Config{RootCAs: ca.pool(), ServerName: "a.example", ClientSessionCache: tls.NewLRUClientSessionCache(8)}
 	for i, want := range []bool{false, true, true, false, true} { // after 0, 50, 100, 150 and 200 minutes
 		if _, info := s.connect(cfg); info.Resumed != want {
 			t.Fatalf("connection %d: resumed %v", i, info.Resumed)
 		}
-		now = now.Add(50 * time.Minute)
+		now.pass(50 * time.Minute)
 	}
 	other := newSide(t, 10)
-	other.serve(conf, secure.Deps{Now: func() time.Time { return now }})
+	other.serve(conf, secure.Deps{Now: now.time})
 	if _, info := other.connect(cfg); info.Resumed {
 		t.Fatal("another server's random keys opened the ticket")
 	}

@@ -291,3 +291,15 @@ func exchange(t testing.TB, c net.Conn) {
 }
 
 func versionName(v uint16) string { return tls.VersionName(v) }
+
+// clock is moved by its test.
+type clock struct{ ns atomic.Int64 }
+
+func newClock() *clock {
+	c := new(clock)
+	c.ns.Store(time.Now().UnixNano())
+	return c
+}
+
+func (c *clock) time() time.Time      { return time.Unix(0, c.ns.Load()) }
+func (c *clock) pass(d time.Duration) { c.ns.Add(int64(d)) }
