@@ -45,6 +45,9 @@ func (x *Stream) enter() bool {
 		return false
 	}
 	r.rules.Host(&x.c)
+	if m.tracer != nil {
+		x.parent = m.tracer.Start(&x.c)
+	}
 	x.c.Route = r.Table.Match(&x.c)
 	return true
 }

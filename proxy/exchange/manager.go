@@ -9,6 +9,7 @@ import (
 	"redoubt.dev/proxy/balance"
 	"redoubt.dev/proxy/config"
 	"redoubt.dev/proxy/filter"
+	"redoubt.dev/proxy/filter/trace"
 	"redoubt.dev/proxy/http2"
 	"redoubt.dev/proxy/router"
 	"redoubt.dev/proxy/router/ingress"
@@ -67,6 +68,8 @@ type Directory map[string]*Cluster
 type Manager struct {
 	cfg      *config.HTTPManager
 	chain    *filter.Chain
+	holds    bool          // filters may answer later
+	tracer   *trace.Tracer // nil: nothing is traced
 	rules    *ingress.Rules
 	routing  atomic.Pointer[Routing]
 	clusters *atomic.Pointer[Directory]
@@ -94,7 +97,7 @@ const (
 
 // NewManager makes a manager. Routes are set by SetRouting. prev, which may be
 // nil, lends its counters.
-func NewManager(cfg *config.HTTPManager, chain *filter.Chain, clusters *atomic.Pointer[Directory], logs []*Log, workers int, prev *Manager) (*Manager, error) {
+func NewManager(cfg *config.HTTPManager, chain *filter.Chain, clusters *atomic.Pointer[Directory], logs []*Log, tracer *trace.Tracer, workers int, prev *Manager) (*Manager, error) {
 	rules, err := ingress.Compile(cfg)
 	if err != nil {
 		return nil, err
@@ -105,7 +108,7 @@ func NewManager(cfg *config.HTTPManager, chain *filter.Chain, clusters *atomic.P
 		}
 		return d
 	}
-	m := &Manager{cfg: cfg, chain: chain, rules: rules, clusters: clusters, logs: logs,
+	m := &Manager{cfg: cfg, chain: chain, holds: chain.Holds(), tracer: tracer, rules: rules, clusters: clusters, logs: logs,
 		streamIdle: max(0, int64(or(cfg.StreamIdleTimeout, defaultStreamIdle))), idle: or(cfg.IdleTimeout, defaultIdle),
 		headTime: or(cfg.HeadTimeout, defaultHeadTime), drainTime: or(cfg.DrainTimeout, defaultDrain), maxHead: defaultMaxHead, upgrades: map[string]bool{}}
 	if cfg.MaxHead > 0 {
@@ -194,6 +197,9 @@ func (m *Manager) ended(x *Stream) {
 	}
 	if len(x.respT.Fields) > 0 {
 		x.c.RespTrailers = &x.respT
+	}
+	if m.tracer != nil && !x.noFilters {
+		m.tracer.Finish(&x.c, x.parent)
 	}
 	for _, l := range m.logs {
 		l.Write(x.w, &x.c)

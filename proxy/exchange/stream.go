@@ -7,6 +7,7 @@ import (
 	"redoubt.dev/proxy/config"
 	"redoubt.dev/proxy/engine"
 	"redoubt.dev/proxy/filter"
+	"redoubt.dev/proxy/filter/trace"
 	"redoubt.dev/proxy/message"
 	"redoubt.dev/proxy/router"
 )
@@ -123,6 +124,7 @@ type Stream struct {
 	retry     router.Retry
 	limits    router.Timeouts
 	sticky    router.Hashed
+	parent    trace.Parent
 	cluster   *Cluster
 	host      *balance.Host
 	ask       balance.Ask
@@ -200,7 +202,7 @@ func (x *Stream) begin() {
 		x.total = x.c.Began + int64(d)
 	}
 	gen := x.gen
-	if x.m.chain.Len() > 0 {
+	if x.m.holds {
 		x.c.Resume = func(v filter.Verdict) {
 			if x.gen == gen {
 				x.resume(v)

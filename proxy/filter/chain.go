@@ -281,3 +281,14 @@ func (c *Context) disabled(slot int) bool {
 	_, is := c.Override(slot).(off)
 	return is
 }
+
+// Holds tells that a filter of the chain may answer Hold, so that
+// Context.Resume is needed.
+func (ch *Chain) Holds() bool {
+	for _, e := range ch.entries {
+		if _, ok := e.Config.(*config.ExtAuthz); ok {
+			return true
+		}
+	}
+	return false
+}

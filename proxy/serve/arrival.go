@@ -223,7 +223,7 @@ func (a *arrival) inspected(tls bool) {
 		a.refuse()
 		return
 	}
-	if !ch.admit(a.w, a.info, s.hello) {
+	if !ch.admit(a.w) {
 		a.refuse()
 		return
 	}
@@ -253,6 +253,10 @@ func (a *arrival) inspected(tls bool) {
 
 // secured hands the connection to its protocol, once that is known.
 func (a *arrival) secured() {
+	if !a.ch.authorise(a.w, a.info) {
+		a.refuse()
+		return
+	}
 	switch m := a.ch.http; {
 	case m == nil:
 		a.take()

@@ -309,7 +309,7 @@ func (n *next) chain(c *config.FilterChain, was *chain) (*chain, error) {
 	for len(ch.count) < len(n.s.workers) {
 		ch.count = append(ch.count, new(chainCount))
 	}
-	if err := ch.gate.build(c); err != nil {
+	if err := ch.gate.build(c, was); err != nil {
 		return nil, err
 	}
 	if c.TLS != nil {
@@ -388,11 +388,15 @@ func (n *next) manager(c *config.HTTPManager, was *exchange.Manager) (*exchange.
 	if was != nil {
 		prev = was.Chain()
 	}
-	fc, err := n.s.buildFilters(c, prev)
+	fc, err := n.s.filters(c, prev)
 	if err != nil {
 		return nil, err
 	}
-	m, err := exchange.NewManager(c, fc, &n.s.clusters, ls, len(n.s.workers), was)
+	tracer, err := n.tracer(c.Tracing)
+	if err != nil {
+		return nil, err
+	}
+	m, err := exchange.NewManager(c, fc, &n.s.clusters, ls, tracer, len(n.s.workers), was)
 	if err != nil {
 		return nil, err
 	}

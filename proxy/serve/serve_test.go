@@ -51,6 +51,7 @@ func to(prefix, cluster string) *config.Route {
 }
 
 func httpListener(name string, m *config.HTTPManager) *config.Listener {
+	m.Filters = append(m.Filters, &config.HTTPFilter{Name: "router", Config: &config.RouterFilter{}})
 	return &config.Listener{Name: name, Addr: netip.MustParseAddrPort("127.0.0.1:0"), Chains: []*config.FilterChain{{HTTP: m}}}
 }
 

@@ -20,6 +20,7 @@ import (
 	"redoubt.dev/proxy/config"
 	"redoubt.dev/proxy/engine"
 	"redoubt.dev/proxy/exchange"
+	"redoubt.dev/proxy/filter/trace"
 	"redoubt.dev/proxy/secure"
 )
 
@@ -42,7 +43,9 @@ type Server struct {
 	workers    []*worker
 	handshakes *secure.Handshaker
 	watcher    *secure.Watcher
-	maxConns   int64 // per loop
+	caller     *caller
+	tracers    map[*config.Tracing]*trace.Tracer // guarded by mu
+	maxConns   int64                             // per loop
 	faults     atomic.Uint64
 	clusters   atomic.Pointer[exchange.Directory]
 	began      time.Time
@@ -95,6 +98,7 @@ func New(o Options) (*Server, error) {
 	}
 	s := &Server{o: o, log: o.Log, handshakes: secure.NewHandshaker(o.Handshakes), watcher: secure.NewWatcher(), maxConns: maxConns(o.Loops),
 		began: time.Now(), wake: make(chan struct{}, 1), listeners: map[string]*listener{}, files: map[string]*exchange.Sink{}, duties: map[*exchange.Cluster]context.CancelFunc{}}
+	s.caller, s.tracers = newCaller(s), map[*config.Tracing]*trace.Tracer{}
 	s.clusters.Store(&exchange.Directory{})
 	shared := &exchange.Shared{Handshakes: s.handshakes}
 	for i := range o.Loops {
@@ -158,6 +162,7 @@ func (s *Server) Run(ctx context.Context, ready func(context.Context) error) err
 	}
 	err = errors.Join(err, loops.Wait())
 	s.handshakes.Close()
+	s.caller.close()
 	s.tasks.Stop()
 	err = errors.Join(err, s.tasks.Wait())
 	s.closeListeners()

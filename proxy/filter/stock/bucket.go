@@ -64,3 +64,22 @@ func (b *bucket) reset(now int64) int64 {
 	wait := int64(b.every) - now%int64(b.every)
 	return (wait + int64(time.Second) - 1) / int64(time.Second)
 }
+
+// Bucket limits connections, as the HTTP filter limits requests. All loops
+// share it.
+type Bucket struct{ b *bucket }
+
+// NewBucket makes a full bucket.
+func NewBucket(r config.RateLimit) (*Bucket, error) {
+	b, err := newBucket(r)
+	if err != nil {
+		return nil, err
+	}
+	return &Bucket{b}, nil
+}
+
+// Take takes a token at now, monotonic nanoseconds.
+func (b *Bucket) Take(now int64) bool {
+	_, ok := b.b.take(now)
+	return ok
+}
