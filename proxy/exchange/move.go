@@ -4,6 +4,7 @@ package exchange
 
 import (
 	"redoubt.dev/proxy/balance"
+	"redoubt.dev/proxy/config"
 	"redoubt.dev/proxy/engine"
 )
 
@@ -343,7 +344,7 @@ func (b *Bundle) wake() {
 
 // revive puts a pool back that was dropped as nobody needed it.
 func (p *pool) revive() {
-	two := p.two && p.cl.Cfg.Upstream == upDownstream
+	two := p.two && p.cl.Cfg.Upstream == config.UpDownstream
 	if key := (poolKey{p.host, two}); p.w.pools[key] == nil {
 		p.w.pools[key] = p
 	}
