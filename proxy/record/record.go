@@ -26,9 +26,15 @@ const (
 	alertUserCancel  = 90
 )
 
-// Sizes beside the plaintext, of a TLS 1.3 record behind its header, and of a
+// MaxOverhead is the most that a record is longer than its header and
+// plaintext, with a KeyUpdate behind it: the room that who seals in place
+// leaves behind the plaintext.
+const MaxOverhead = over12 + rekeyLen
+
+// Sizes beside the plaintext, of records behind their headers, and of a
 // KeyUpdate.
 const (
+	over12   = 8 + 16
 	over13   = 1 + 16
 	rekeyLen = headerLen + 4 + 1 + over13
 )
@@ -274,7 +280,9 @@ func (c *Conn) Seal(dst, p []byte) []byte {
 }
 
 // SealInPlace makes a record of b[start:], whose first HeaderLen bytes are a
-// gap for the header.
+// gap for the header. With MaxOverhead bytes of room behind it, b does not
+// grow. With room for a TLS 1.3 record only, one of TLS 1.2 that is longer
+// becomes the end of the stream (cramped).
 func (c *Conn) SealInPlace(b []byte, start int) []byte {
 	if c.cramped(b, 0, over13) {
 		return c.giveUp(b[:start])

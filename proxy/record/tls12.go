@@ -110,13 +110,12 @@ func (c *Conn) handshake12(body []byte) error {
 	return nil
 }
 
-// cramped tells that b was made for a TLS 1.3 record, with room for least
-// bytes or more, and that one of TLS 1.2, which may be seven bytes longer,
-// does not fit: whoever made it so keeps its own slice, and must not be given
-// a longer one.
+// cramped tells that b has room for a record of TLS 1.3, but not for one of
+// TLS 1.2, which may be seven bytes longer. Whoever left just that room keeps
+// its own slice, as the engine does, and must not be given a longer one.
 func (c *Conn) cramped(b []byte, n, least int) bool {
 	room := cap(b) - len(b)
-	return c.out.suite.explicit > 0 && room >= least && room < n+c.out.suite.explicit+16
+	return c.out.suite.explicit > 0 && room >= least && room < n+over12
 }
 
 // giveUp ends the stream by a fatal alert instead of a record that does not
