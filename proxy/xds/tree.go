@@ -37,7 +37,7 @@ func (r *reader) tree(data []byte) *yaml.Node {
 		return nil
 	}
 	read := yamlTree
-	if t := bytes.TrimLeft(data, " \t\r\n"); len(t) > 0 && t[0] == '{' {
+	if t := bytes.TrimLeft(data, " \t\r\n"); len(t) > 0 && t[0] == '{' && json.Valid(t) { // else a flow mapping of YAML
 		read = jsonTree
 	}
 	root, err := read(data)
