@@ -225,6 +225,7 @@ func TestClientVerifies(t *testing.T) {
 		"auto SAN":           {v: config.Validation{CAs: ca.pem}, auto: "q.wild.example", ok: true},
 		"auto SAN, not":      {v: config.Validation{CAs: ca.pem}, auto: "b.example"},
 		"identity":           {v: config.Validation{CAs: ca.pem}, id: "spiffe://bank.example/ns/a", ok: true},
+		"identity, any CA":   {v: config.Validation{CAs: other.pem, AllowEmpty: true}, id: "spiffe://bank.example/ns/a"},
 		"other identity":     {v: config.Validation{CAs: ca.pem}, id: "spiffe://bank.example/ns/b"},
 		"CRL":                {v: config.Validation{CAs: ca.pem, CRL: crl(ca, soon)}, ok: true},
 		"revoked":            {v: config.Validation{CAs: ca.pem, CRL: crl(ca, soon, mine)}},
