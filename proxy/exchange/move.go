@@ -399,3 +399,19 @@ func (x *Stream) yield() {
 	x.phase = ended
 	x.w.recycle(x)
 }
+
+// Quiet tells that nothing is under way on the connection whose handler is h:
+// such move first.
+func Quiet(h engine.Handler) bool {
+	switch h := h.(type) {
+	case *h1server:
+		return h.x == nil
+	case *h2server:
+		return h.h.Active() == 0
+	case *h1client:
+		return h.x == nil
+	case *h2client:
+		return h.h.Active() == 0
+	}
+	return false
+}

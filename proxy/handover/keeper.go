@@ -109,7 +109,11 @@ func (k *Keeper) Run(ctx context.Context, serve func(context.Context, *Session) 
 		}
 		k.wg.Go(func() {
 			defer k.busy.Store(false)
-			defer s.Close()
+			defer func() {
+				if !s.kept {
+					s.Close()
+				}
+			}()
 			k.log.Info("upgrade begins", "pid", s.Peer.PID, "digest", s.Peer.Digest.String())
 			if err := serve(ctx, s); err != nil {
 				k.log.Error("upgrade given up; this process goes on", "pid", s.Peer.PID, "err", err)

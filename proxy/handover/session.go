@@ -78,7 +78,12 @@ func closeAll(fds []int) {
 type Session struct {
 	c    *net.UnixConn
 	Peer Peer
+	kept bool
 }
+
+// Keep has the session live on when the function that Keeper.Run gave it to
+// returns: whoever calls Keep calls Close.
+func (s *Session) Keep() { s.kept = true }
 
 // Close ends the session; the other side sees it.
 func (s *Session) Close() { s.c.Close() }

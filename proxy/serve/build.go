@@ -97,7 +97,7 @@ func (n *next) bad(err error) { n.problems = append(n.problems, err) }
 func (s *Server) Apply(cfg *config.Config) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.stopping.Load() {
+	if s.stopping.Load() || s.heir.leaving.Load() {
 		return errs.New(errs.Unavailable, "proxy", "it is ending")
 	}
 	n := &next{s: s, cfg: cfg, dir: exchange.Directory{}, states: map[*listener]*listening{}, duties: map[*exchange.Cluster]*errands{}}
@@ -220,11 +220,14 @@ func (n *next) listeners() {
 }
 
 func (s *Server) open(c *config.Listener) (*listener, error) {
-	fd, at, err := bind(c)
-	if err != nil {
-		return nil, err
+	ln := s.inherit(c)
+	if ln == nil {
+		fd, at, err := bind(c)
+		if err != nil {
+			return nil, err
+		}
+		ln = &listener{name: c.Name, fd: fd, addr: at}
 	}
-	ln := &listener{name: c.Name, fd: fd, addr: at}
 	for range s.workers {
 		ln.count = append(ln.count, new(listenerCount))
 	}
@@ -543,6 +546,9 @@ func (n *next) commit() {
 }
 
 func (w *worker) listen(ln *listener) {
+	if w.s.heir.waiting.Load() {
+		return // the predecessor accepts still
+	}
 	if ln.state.Load().cfg.UDP != nil {
 		w.listenUDP(ln)
 		return

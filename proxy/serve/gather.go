@@ -54,6 +54,7 @@ func (s *Server) gather() *gathered {
 		}
 		<-done
 	}
+	s.heir.merge(g)
 	return g
 }
 

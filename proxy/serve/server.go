@@ -32,6 +32,8 @@ type Options struct {
 	Drain      time.Duration // how long connections may take to end; 0: 10 s
 	Here       balance.Place // where the proxy runs, for zone aware routing
 	Log        *slog.Logger  // nil: none
+	Inherit    *Inheritance  // of the proxy that this one succeeds; nil: none
+	Prove      time.Duration // how long a successor must show that it lives; 0: 1 s
 }
 
 // Server is one stand-alone proxy. Make it with New, Apply a configuration,
@@ -65,6 +67,8 @@ type Server struct {
 	files     map[string]*exchange.Sink
 	duties    map[*exchange.Cluster]context.CancelFunc
 	version   uint64
+
+	heir heir
 }
 
 // worker is one loop's share.
@@ -93,6 +97,9 @@ func New(o Options) (*Server, error) {
 	if o.Drain <= 0 {
 		o.Drain = 10 * time.Second
 	}
+	if o.Prove <= 0 {
+		o.Prove = proveTime
+	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
@@ -100,6 +107,8 @@ func New(o Options) (*Server, error) {
 		began: time.Now(), wake: make(chan struct{}, 1), listeners: map[string]*listener{}, files: map[string]*exchange.Sink{}, duties: map[*exchange.Cluster]context.CancelFunc{}}
 	s.caller, s.tracers = newCaller(s), map[*config.Tracing]*trace.Tracer{}
 	s.clusters.Store(&exchange.Directory{})
+	s.heir.in = o.Inherit
+	s.heir.waiting.Store(o.Inherit != nil)
 	shared := &exchange.Shared{Handshakes: s.handshakes}
 	for i := range o.Loops {
 		l, err := engine.New()
@@ -157,6 +166,7 @@ func (s *Server) Run(ctx context.Context, ready func(context.Context) error) err
 	}
 	err := g.Wait()
 	s.drain()
+	s.farewell()
 	for _, l := range s.loops {
 		l.Stop()
 	}

@@ -38,6 +38,8 @@ type stream struct {
 	most     int64 // deadline, whatever passes; 0 for none
 	attempts int
 	ended    bool
+	toUp     way
+	toDown   way
 
 	prev, next *stream
 }
@@ -156,8 +158,8 @@ func (s *stream) pump() {
 	a, b := s.down, s.up
 	spent := 0
 	for spent < turnBytes {
-		n := move(b, a)
-		m := move(a, b)
+		n := s.move(b, a, &s.toUp)
+		m := s.move(a, b, &s.toDown)
 		s.c.BytesIn += uint64(n)
 		s.c.BytesOut += uint64(m)
 		if n+m == 0 {
@@ -169,37 +171,73 @@ func (s *stream) pump() {
 		s.last = s.w.l.Now()
 	}
 	switch {
-	case lost(a) || lost(b):
+	case lost(a) && s.toUp.pipe == nil || lost(b) && s.toDown.pipe == nil:
 		if lost(b) {
 			s.c.Flags |= filter.FlagUpstreamGone
 		}
 		s.abort("connection_termination") // the other side is reset too: nobody takes a part for the whole
-	case finished(a) && finished(b):
+	case finished(a) && finished(b) && s.toUp.pipe == nil && s.toDown.pipe == nil:
 		s.close()
 	case spent >= turnBytes:
 		a.Again()
 	}
 }
 
+// bulk is from how many bytes on a direction is moved inside the kernel: a
+// pipe costs six system calls to make, and pays only for many bytes.
+const bulk = 256 << 10
+
+// way is one direction of a stream.
+type way struct {
+	moved uint64
+	pipe  *engine.Pipe
+}
+
 // move takes what src has to dst, and src's end.
-func move(dst, src *engine.Conn) (n int) {
+func (s *stream) move(dst, src *engine.Conn, y *way) (n int) {
+	if y.pipe != nil || y.moved >= bulk && engine.Spliceable(dst, src) {
+		if n, ok := s.splice(dst, src, y); ok {
+			return n
+		}
+	}
 	for n < turnBytes/2 {
 		if b := src.Bytes(); len(b) > 0 {
 			k := dst.Send(b)
 			src.Discard(k)
 			n += k
 			if k < len(b) {
-				return n
+				break
 			}
 		}
 		if !src.Fill(readAhead) {
 			break
 		}
 	}
+	y.moved += uint64(n)
 	if finished(src) {
 		dst.CloseWrite()
 	}
 	return n
+}
+
+// splice moves by a pipe, which is kept while it holds bytes only. ok is false
+// when there is no pipe.
+func (s *stream) splice(dst, src *engine.Conn, y *way) (n int, ok bool) {
+	if y.pipe == nil {
+		if y.pipe = s.w.l.Pipe(); y.pipe == nil {
+			y.moved = 0
+			return 0, false
+		}
+	}
+	n, out := y.pipe.Move(dst, src, turnBytes)
+	if y.pipe.Held() == 0 {
+		y.pipe.Release()
+		y.pipe = nil
+		if finished(src) {
+			dst.CloseWrite()
+		}
+	}
+	return max(n, out), true
 }
 
 func finished(c *engine.Conn) bool { return c.EOF() && len(c.Bytes()) == 0 }
@@ -249,6 +287,12 @@ func (s *stream) end() {
 		s.host.End(balance.Cancelled, 0, s.w.l.Now())
 		if s.up != nil {
 			s.w.x.Disconnected(s.cl, s.host)
+		}
+	}
+	for _, y := range [...]*way{&s.toUp, &s.toDown} {
+		if y.pipe != nil {
+			y.pipe.Release()
+			y.pipe = nil
 		}
 	}
 	s.c.Ended = engine.Mono()

@@ -53,12 +53,16 @@ type session struct {
 
 func (w *worker) listenUDP(ln *listener) {
 	d := &datagrams{w: w, ln: ln, sessions: map[netip.AddrPort]*session{}, buf: make([]byte, maxDatagram)}
-	var err error
-	if d.watch, err = w.l.Watch(ln.fd, unix.EPOLLIN|unix.EPOLLEXCLUSIVE, d); err != nil {
+	if err := d.listen(); err != nil {
 		w.s.log.Error("cannot receive", "listener", ln.name, "err", err)
 		return
 	}
 	w.udp[ln] = d
+}
+
+func (d *datagrams) listen() (err error) {
+	d.watch, err = d.w.l.Watch(d.ln.fd, unix.EPOLLIN|unix.EPOLLEXCLUSIVE, d)
+	return err
 }
 
 func (d *datagrams) stop() {
