@@ -53,3 +53,14 @@ func EpollWait(ep int, events []unix.EpollEvent, msec int) (int, unix.Errno) {
 	}
 	return int(n), 0
 }
+
+// Splice moves at most n bytes from one descriptor to another, one of which is
+// a pipe, without blocking (splice(2)). Both must be non-blocking.
+func Splice(from, to, n int) (int, unix.Errno) {
+	const flags = unix.SPLICE_F_MOVE | unix.SPLICE_F_NONBLOCK
+	m, _, e := unix.RawSyscall6(unix.SYS_SPLICE, uintptr(from), 0, uintptr(to), 0, uintptr(n), flags)
+	if e != 0 {
+		return 0, e
+	}
+	return int(m), 0
+}

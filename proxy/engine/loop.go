@@ -47,6 +47,7 @@ type Loop struct {
 	now      int64
 	wheel    wheel
 	bufs     pool
+	pipes    []*Pipe
 	scratch  []byte // one read's worth of ciphertext; empty between calls
 	dirty    []*Conn
 	again    []*Conn
@@ -355,6 +356,10 @@ func (l *Loop) end() {
 	}
 	for c := range l.conns {
 		c.Abort()
+	}
+	for _, p := range l.pipes {
+		unix.Close(p.r)
+		unix.Close(p.w)
 	}
 	unix.Close(l.ep)
 	unix.Close(l.wake)

@@ -88,18 +88,7 @@ func (c *Conn) read(p []byte) int {
 			c.fail("read", e)
 			return 0
 		case n == 0:
-			c.readable = false
-			// A reset that a write was told of makes reads end too. It is
-			// EPIPE when the peer's FIN had come before it.
-			c.fin = c.werr == nil || errors.Is(c.werr, unix.EPIPE)
-			switch {
-			case c.werr != nil:
-				c.err = c.werr // the reset was told to the writer; this is no proper end
-			case c.rec != nil:
-				c.err = ErrTruncated
-			default:
-				c.eof = true
-			}
+			c.ended()
 			return 0
 		}
 		// A short read emptied the socket; more will raise a new edge. Not so
@@ -108,6 +97,22 @@ func (c *Conn) read(p []byte) int {
 			c.readable = false
 		}
 		return n
+	}
+}
+
+// ended takes in that reading gave nothing more.
+func (c *Conn) ended() {
+	c.readable = false
+	// A reset that a write was told of makes reads end too. It is EPIPE when
+	// the peer's FIN had come before it.
+	c.fin = c.werr == nil || errors.Is(c.werr, unix.EPIPE)
+	switch {
+	case c.werr != nil:
+		c.err = c.werr // the reset was told to the writer; this is no proper end
+	case c.rec != nil:
+		c.err = ErrTruncated
+	default:
+		c.eof = true
 	}
 }
 

@@ -184,12 +184,18 @@ func (c *Conn) write(p []byte) int {
 			c.writable = false
 			return 0
 		case e != 0:
-			c.werr = fmt.Errorf("write: %w", e)
-			c.readable = true
-			c.Again()
+			c.failWrite(e)
 			return 0
 		}
 		c.sent += uint64(n)
 		return n
 	}
+}
+
+// failWrite takes in that nothing can be sent any more. What the peer sent
+// before can still be read.
+func (c *Conn) failWrite(e unix.Errno) {
+	c.werr = fmt.Errorf("write: %w", e)
+	c.readable = true
+	c.Again()
 }

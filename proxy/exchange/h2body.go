@@ -80,6 +80,9 @@ func (d *h2body) reset() {
 // feed gives the codec what has arrived.
 func feed(c *engine.Conn, h *http2.Conn) error {
 	for spent := 0; spent < turnBytes; {
+		if c.Room() == 0 {
+			return nil // a peer that does not read gets no more answers to hold
+		}
 		if b := c.Bytes(); len(b) > 0 {
 			n, err := h.Feed(b)
 			c.Discard(n)

@@ -14,20 +14,21 @@ import (
 // h2server is a client's HTTP/2 connection.
 type h2server struct {
 	server
-	w     *Worker
-	c     *engine.Conn
-	h     *http2.Conn
-	info  *filter.ConnInfo
-	peer  *PeerCount
-	t     engine.Timer
-	began int64
-	since int64 // without streams
-	turn  int64
-	count uint32
-	last  bool // a graceful end has begun
-	ended bool
-	done  func()
-	sides h2side // ring head of the streams under way
+	w       *Worker
+	c       *engine.Conn
+	h       *http2.Conn
+	info    *filter.ConnInfo
+	peer    *PeerCount
+	t       engine.Timer
+	began   int64
+	since   int64 // without streams
+	turn    int64
+	count   uint32
+	last    bool // a graceful end has begun
+	halfway bool // the last look found a head that is not whole
+	ended   bool
+	done    func()
+	sides   h2side // ring head of the streams under way
 }
 
 // ServeHTTP2 takes over c, whose first bytes may have been read. done is
@@ -153,14 +154,20 @@ func (h *h2server) Expire(*engine.Timer) {
 	case h.m.cfg.MaxConnDuration > 0 && now >= h.began+int64(h.m.cfg.MaxConnDuration):
 		h.retire()
 		return
+	case h.h.Halfway() && h.halfway:
+		h.close() // a preface or a head that is not whole in time
+		return
 	case h.h.Active() > 0:
 		h.since = now
 	case now >= h.since+int64(limit):
 		h.close()
 		return
 	}
+	if h.halfway = h.h.Halfway(); h.halfway {
+		limit = min(limit, h.m.headTime)
+	}
 	if !h.ended {
-		h.w.l.SetTimer(&h.t, limit, h)
+		h.w.l.SetTimer(&h.t, min(limit, h.m.headTime), h)
 	}
 }
 
