@@ -195,6 +195,8 @@ func (x *Stream) finish(whole bool) {
 		return
 	}
 	x.dropUpstream(whole && x.reqDone && x.respDone && !x.tunnelled)
+	x.toUp.release()
+	x.toDown.release()
 	x.phase = ended
 	x.c.Ended = engine.Mono()
 	x.m.ended(x)

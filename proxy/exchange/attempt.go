@@ -264,7 +264,7 @@ func (x *Stream) pumpResponse() (n int) {
 		if x.c.ResponseRate > 0 && !x.allowance() {
 			return n
 		}
-		k, done, err := x.carry(x.up, x.down, x.c.ResponseBody, &x.respOut, false)
+		k, done, err := x.carry(x.up, x.down, x.c.ResponseBody, &x.respOut, &x.toDown, false)
 		if err != nil {
 			x.upstreamDied(err)
 			return n + 1

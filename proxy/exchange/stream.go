@@ -144,6 +144,8 @@ type Stream struct {
 	lost     bool // bytes were sent that are not in kept: there is no second time
 	reqOut   held // what a request transform has made and nobody has taken
 	respOut  held
+	toUp     way
+	toDown   way
 	local    []byte // body of a local reply
 
 	t        engine.Timer
@@ -407,7 +409,7 @@ func (x *Stream) pumpRequest() (n int) {
 		return n + 1
 	}
 	for n < turnBytes/2 {
-		k, done, err := x.carry(x.down, x.up, x.c.RequestBody, &x.reqOut, x.keeping)
+		k, done, err := x.carry(x.down, x.up, x.c.RequestBody, &x.reqOut, &x.toUp, x.keeping)
 		if err != nil {
 			x.badRequest(err)
 			return n
@@ -438,9 +440,14 @@ func (x *Stream) requestTrailers() *message.Head {
 
 // carry moves one run from src to dst and gives the bytes that src was
 // relieved of. done says that dst has been given the end.
-func (x *Stream) carry(src source, dst sink, t filter.Transform, out *held, keep bool) (n int, done bool, err error) {
+func (x *Stream) carry(src source, dst sink, t filter.Transform, out *held, y *way, keep bool) (n int, done bool, err error) {
 	if t != nil {
 		return x.carryThrough(src, dst, t, out)
+	}
+	if y.moved >= bulk && !keep && x.mirrors == nil {
+		if n, done, ok := y.splice(src, dst); ok {
+			return n, done, nil
+		}
 	}
 	p, last, err := src.peek()
 	if err != nil {
@@ -463,6 +470,7 @@ func (x *Stream) carry(src source, dst sink, t filter.Transform, out *held, keep
 			}
 		}
 		src.consume(n)
+		y.moved += n
 	}
 	return n, last && n == len(p), nil
 }

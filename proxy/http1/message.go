@@ -214,3 +214,10 @@ var reasons = func() (r [500]string) {
 	}
 	return
 }()
+
+// Skip says that n bytes of a sized body have passed without Next; n is at
+// most Left.
+func (b *Body) Skip(n int64) {
+	b.left -= n
+	b.done = b.left == 0
+}
