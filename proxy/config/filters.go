@@ -250,7 +250,7 @@ type FaultDelay struct {
 // FaultAbort refuses requests.
 type FaultAbort struct {
 	Status     int // 0 with GRPC or FromHeader
-	GRPC       int // grpc_status; -1: none
+	GRPC       int // grpc_status, 1 to 16, with Status 0; 0: none
 	FromHeader bool
 	Fraction   Fraction
 }

@@ -256,3 +256,16 @@ func TestFilters(t *testing.T) {
 		t.Errorf("unknown kind: %v", err)
 	}
 }
+
+func BenchmarkDefault(b *testing.B) {
+	f, err := logfmt.Compile("")
+	if err != nil {
+		b.Fatal(err)
+	}
+	c := exchange()
+	dst := make([]byte, 0, 1024)
+	b.ReportAllocs()
+	for b.Loop() {
+		f.Append(dst, c)
+	}
+}

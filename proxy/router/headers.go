@@ -145,8 +145,11 @@ func (t *Table) levels(c *filter.Context) (l [4]*headers) {
 }
 
 // RequestHeaders changes the request's fields as c.Route and its surroundings
-// say.
+// say; nothing without a route.
 func (t *Table) RequestHeaders(c *filter.Context) {
+	if c.Route == nil {
+		return
+	}
 	for _, l := range t.levels(c) {
 		if l != nil {
 			l.request.Apply(&c.Req.Head, c)

@@ -7,6 +7,7 @@ import (
 	"compress/gzip"
 	"io"
 	"math/rand/v2"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -263,6 +264,39 @@ func TestBombsAndGarbage(t *testing.T) {
 	c.RequestBody.Close() // the exchange ends early: the coroutine goes too
 	if find(&c.Req.Head, "accept-encoding") != "gzip" {
 		t.Error("the coding is not offered to the upstream")
+	}
+}
+
+// A loop is a goroutine on a thread of its own, and a decoder its coroutine.
+func TestOnALoopsThread(t *testing.T) {
+	done := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		f, err := compress.NewDecompressor(&config.Decompressor{}, 0)
+		if err != nil {
+			done <- err
+			return
+		}
+		var z bytes.Buffer
+		w := gzip.NewWriter(&z)
+		_, _ = w.Write(bytes.Repeat([]byte("hello"), 1000))
+		_ = w.Close()
+		for cut := range z.Len() {
+			c := context("Content-Encoding: gzip")
+			c.Req.Length = message.Unknown
+			f.Request(c)
+			if _, err = c.RequestBody.Append(nil, z.Bytes()[:cut], false, nil); err == nil && cut > 0 {
+				_, err = c.RequestBody.Append(nil, z.Bytes()[cut:], true, nil)
+			}
+			c.RequestBody.Close()
+			if err != nil {
+				break
+			}
+		}
+		done <- err
+	}()
+	if err := <-done; err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -41,8 +41,8 @@ func compileFault(cfg *config.Fault) (*faultPolicy, error) {
 	}
 	if a := cfg.Abort; a != nil && !a.FromHeader {
 		if a.Status == 0 {
-			if a.GRPC < 0 || a.GRPC > 16 {
-				return nil, &errs.Error{Kind: errs.Invalid, Field: "fault.abort", Expected: "an HTTP status from 200 to 599 or a gRPC status from 0 to 16"}
+			if a.GRPC < 1 || a.GRPC > 16 {
+				return nil, &errs.Error{Kind: errs.Invalid, Field: "fault.abort", Expected: "an HTTP status from 200 to 599 or a gRPC status from 1 to 16"}
 			}
 			p.abort = grpcAbort(a.GRPC)
 		} else if a.Status < 200 || a.Status > 599 {
@@ -58,10 +58,16 @@ func httpAbort(status int) *filter.LocalReply {
 	return &filter.LocalReply{Status: status, Body: []byte("fault filter abort"), Detail: "fault_filter_abort"}
 }
 
+// grpcAbort answers a gRPC request with the code, and another one with the
+// HTTP status that stands for it.
 func grpcAbort(code int) *filter.LocalReply {
-	return &filter.LocalReply{Status: 200, GRPC: code, Detail: "fault_filter_abort", Headers: []config.HeaderAdd{
-		{Name: "content-type", Value: "application/grpc"}, {Name: "grpc-status", Value: strconv.Itoa(code)}, {Name: "grpc-message", Value: "fault filter abort"}}}
+	r := httpAbort(fromGRPC[code])
+	r.GRPC = code
+	return r
 }
+
+// fromGRPC is google/rpc/code.proto's mapping.
+var fromGRPC = [17]int{200, 499, 500, 400, 504, 404, 409, 403, 429, 400, 409, 400, 501, 500, 503, 500, 401}
 
 // aborts are the replies that a request may ask for.
 var aborts = func() (a [600]*filter.LocalReply) {
@@ -169,7 +175,7 @@ func abort(c *filter.Context, a *config.FaultAbort, fixed *filter.LocalReply) *f
 	reply := (*filter.LocalReply)(nil)
 	if n, ok := numberField(c, "x-envoy-fault-abort-request"); ok && n >= 200 && n < 600 {
 		reply = aborts[n]
-	} else if n, ok := numberField(c, "x-envoy-fault-abort-grpc-request"); ok && n <= 16 {
+	} else if n, ok := numberField(c, "x-envoy-fault-abort-grpc-request"); ok && n >= 1 && n <= 16 {
 		reply = grpcAborts[n]
 	}
 	if reply == nil || !share(c, a.Fraction, "x-envoy-fault-abort-request-percentage") {

@@ -193,7 +193,7 @@ func TestFault(t *testing.T) {
 		{"delay by field, lowered", config.Fault{Delay: &config.FaultDelay{FromHeader: true, Fraction: all}}, []string{"x-envoy-fault-delay-request: 20", "x-envoy-fault-delay-request-percentage: 50"}, 0, 0, 0, 0},
 		{"delay by field, not raised", config.Fault{Delay: &config.FaultDelay{FromHeader: true, Fraction: half}}, []string{"x-envoy-fault-delay-request: 20", "x-envoy-fault-delay-request-percentage: 100"}, 0, 0, 0, 0},
 		{"abort", config.Fault{Abort: &config.FaultAbort{Status: 503, Fraction: all}}, nil, 503, 0, 0, 0},
-		{"abort in gRPC's terms", config.Fault{Abort: &config.FaultAbort{GRPC: 14, Fraction: all}}, nil, 200, 14, 0, 0},
+		{"abort in gRPC's terms", config.Fault{Abort: &config.FaultAbort{GRPC: 14, Fraction: all}}, nil, 503, 14, 0, 0},
 		{"abort by field", config.Fault{Abort: &config.FaultAbort{FromHeader: true, Fraction: all}}, []string{"x-envoy-fault-abort-request: 418"}, 418, 0, 0, 0},
 		{"abort by bad field", config.Fault{Abort: &config.FaultAbort{FromHeader: true, Fraction: all}}, []string{"x-envoy-fault-abort-request: 999"}, 0, 0, 0, 0},
 		{"both", config.Fault{Delay: &config.FaultDelay{Fixed: time.Second, Fraction: all}, Abort: &config.FaultAbort{Status: 500, Fraction: all}}, nil, 500, 0, time.Second, 0},
