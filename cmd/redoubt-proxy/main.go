@@ -6,6 +6,7 @@
 // Examples:
 //
 //	redoubt-proxy --config proxy.yaml --loops 2
+//	redoubt-proxy --config proxy.yaml --upgrade-socket /run/redoubt/upgrade/proxy.sock
 //	redoubt-proxy validate proxy.yaml
 //	redoubt-proxy -control /run/redoubt/proxy/control.sock -audit /var/lib/redoubt/proxy/audit.log
 //
@@ -56,6 +57,9 @@ func start(ctx context.Context) error {
 	flag.TextVar(&level, "log-level", level, "DEBUG, INFO, WARN or ERROR")
 	path := flag.String("config", "", "Envoy v3 bootstrap `file`, YAML or JSON: stand alone, without a node")
 	flag.DurationVar(&cfg.Drain, "drain", cfg.Drain, "how long connections may take to end after SIGTERM")
+	var up upgrade
+	flag.StringVar(&up.socket, "upgrade-socket", "", "unix `socket` by which a new process takes over from the one that serves; with --config")
+	flag.StringVar(&up.allow, "upgrade-allow", "", "`file` of further executables that may take over, one sha256:<hex> a line; the same executable always may")
 	flag.Usage = func() {
 		fmt.Fprintf(flag.CommandLine.Output(), usage, cfg.Control, cfg.Audit)
 		flag.PrintDefaults()
@@ -69,7 +73,7 @@ func start(ctx context.Context) error {
 	}
 	flag.Parse()
 	if *path != "" {
-		return standAlone(ctx, *path, cfg.Loops, cfg.Drain, level)
+		return standAlone(ctx, *path, cfg.Loops, cfg.Drain, level, up)
 	}
 	if err := proxy.Confine(); err != nil {
 		return err

@@ -33,7 +33,7 @@ func validate(path string) error {
 }
 
 // standAlone serves the configuration at path until ctx ends.
-func standAlone(ctx context.Context, path string, loops int, drain time.Duration, level slog.Level) error {
+func standAlone(ctx context.Context, path string, loops int, drain time.Duration, level slog.Level, up upgrade) error {
 	if err := proxy.Confine(); err != nil {
 		return err
 	}
@@ -44,13 +44,18 @@ func standAlone(ctx context.Context, path string, loops int, drain time.Duration
 	runtime.GOMAXPROCS(loops + 1) // one processor beside the loops: handshakes, logs, the collector
 	debug.SetGCPercent(200)
 	log := obs.Logger(os.Stderr, "proxy", level)
-	s, err := serve.New(serve.Options{Loops: loops, Drain: drain, Log: log})
+	in, err := up.join(log)
+	if err != nil {
+		return err
+	}
+	s, err := serve.New(serve.Options{Loops: loops, Drain: drain, Log: log, Inherit: in})
 	if err != nil {
 		return err
 	}
 	return s.Run(ctx, func(ctx context.Context) error {
-		if b.Static.Admin != "" {
-			s.Go("admin", func(ctx context.Context) error { return s.Admin(ctx, b.Static.Admin) })
+		l := &life{s: s, up: up, in: in, log: log, admin: b.Static.Admin, drain: drain, dynamic: b.Dynamic()}
+		if in == nil {
+			l.openAdmin()
 		}
 		c, err := xds.NewClient(b, func(cfg *config.Config) error {
 			err := s.Apply(cfg)
@@ -62,6 +67,7 @@ func standAlone(ctx context.Context, path string, loops int, drain time.Duration
 				return err
 			}
 			log.Info("configuration in force", "listeners", len(cfg.Listeners), "clusters", len(cfg.Clusters))
+			l.begin()
 			return nil
 		}, log)
 		if err != nil {

@@ -25,10 +25,11 @@ import (
 // writable by its owner alone, until ctx ends. It is the way to look into a
 // proxy, and to tell it to go: whoever may open it may do both.
 func (s *Server) Admin(ctx context.Context, path string) error {
-	ln, err := listenAdmin(path)
+	ln, err := listenAdmin(path, s.heir.in != nil)
 	if err != nil {
 		return err
 	}
+	defer removeAdmin(path, identity(path))
 	srv := &http.Server{Handler: s.adminMux(), ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10}
 	stop := context.AfterFunc(ctx, func() {
 		late, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
@@ -45,8 +46,11 @@ func (s *Server) Admin(ctx context.Context, path string) error {
 }
 
 // listenAdmin listens on path. A socket that a dead process left is replaced;
-// one that answers is not.
-func listenAdmin(path string) (net.Listener, error) {
+// one that answers is not, unless it is the predecessor's.
+func listenAdmin(path string, succeed bool) (net.Listener, error) {
+	if succeed {
+		return replaceAdmin(path)
+	}
 	if fi, err := os.Lstat(path); err == nil {
 		if fi.Mode()&os.ModeSocket == 0 {
 			return nil, &errs.Error{Kind: errs.Exists, Subject: "admin socket " + path, Expected: "a socket or nothing"}
@@ -65,6 +69,7 @@ func listenAdmin(path string) (net.Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open admin socket: %w", err)
 	}
+	ln.(*net.UnixListener).SetUnlinkOnClose(false) // the name may be a successor's by then
 	return ln, nil
 }
 

@@ -56,8 +56,8 @@ func (l *lineage) start(cfg *config.Config, in *serve.Inheritance) (*serve.Serve
 		done <- s.Run(ctx, func(ctx context.Context) error {
 			err := s.Apply(cfg)
 			if err == nil && in != nil {
-				err = s.TakeOver(ctx)
-				s.Go("bye", func(context.Context) error { s.Bye(10 * time.Second); return nil })
+				err = s.TakeOver(ctx, false)
+				s.Go("bye", func(ctx context.Context) error { s.Bye(ctx, 10*time.Second); return nil })
 			}
 			if err != nil {
 				up <- err

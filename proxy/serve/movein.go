@@ -38,13 +38,19 @@ func (in *Inheritance) adopt(c *config.Listener) *inherited {
 // force by now, everything it has. It returns when the predecessor only drains
 // what it could not give. On an error before that this process should end: the
 // predecessor serves on.
-func (s *Server) TakeOver(ctx context.Context) error {
+//
+// later says that discovery may still bring listeners: they are waited for.
+func (s *Server) TakeOver(ctx context.Context, later bool) error {
 	in := s.heir.in
-	defer in.Close()
+	defer func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		in.Close()
+	}()
 	a := &accession{s: s, in: in, p: in.p}
 	stop := context.AfterFunc(ctx, a.p.Close)
 	defer stop()
-	s.warm(ctx)
+	s.warm(ctx, later)
 	if err := a.p.Send(frameReady, nil, nil, sendTime); err != nil {
 		return err
 	}
@@ -74,9 +80,11 @@ func (s *Server) TakeOver(ctx context.Context) error {
 }
 
 // Bye waits for the predecessor's last counters, at most so long.
-func (s *Server) Bye(within time.Duration) {
+func (s *Server) Bye(ctx context.Context, within time.Duration) {
 	p := s.heir.in.p
 	defer p.Close()
+	stop := context.AfterFunc(ctx, p.Close)
+	defer stop()
 	f, err := p.Expect(frameBye, within)
 	if err != nil {
 		s.log.Warn("the old process's last counters are not known", "err", err)
@@ -96,23 +104,35 @@ type accession struct {
 	adopted, refused int
 }
 
-// warm waits until health checks have spoken about every host, a while at
+// warm waits until health checks have spoken about every host, and, with
+// later, until every socket of the predecessor has its listener: a while at
 // most.
-func (s *Server) warm(ctx context.Context) {
+func (s *Server) warm(ctx context.Context, later bool) {
 	end := time.NewTimer(warmTime)
 	defer end.Stop()
 	look := time.NewTicker(20 * time.Millisecond)
 	defer look.Stop()
-	for !s.judged() {
+	for !s.judged() || later && !s.covered() {
 		select {
 		case <-ctx.Done():
 			return
 		case <-end.C:
-			s.log.Warn("took up work before all hosts were checked")
+			s.log.Warn("took up work before all hosts were checked and all listeners known")
 			return
 		case <-look.C:
 		}
 	}
+}
+
+func (s *Server) covered() bool {
+	s.mu.Lock() // Apply takes sockets
+	defer s.mu.Unlock()
+	for i := range s.heir.in.socks {
+		if s.heir.in.socks[i].fd >= 0 {
+			return false
+		}
+	}
+	return true
 }
 
 func (s *Server) judged() bool {
