@@ -9,7 +9,7 @@ BINARIES := redoubt redoubt-node redoubt-proxy redoubt-sentry
 # same bytes.
 GOBUILD  := CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags="-s -w -buildid="
 # Debian packages that tests use as real peers and tools.
-PACKAGES := iproute2 util-linux runc busybox-static skopeo openssl nginx-light wrk mmdebstrap postgresql-client redis-tools git curl
+PACKAGES := iproute2 util-linux runc busybox-static skopeo openssl nginx-light haproxy wrk mmdebstrap postgresql-client redis-tools git curl
 # Debian packages that are only the proxy's rivals, or load them.
 BENCH_PACKAGES := haproxy caddy nghttp2-client libnginx-mod-stream
 # What links gVisor or containerd is too slow to build for the race detector on
@@ -17,7 +17,7 @@ BENCH_PACKAGES := haproxy caddy nghttp2-client libnginx-mod-stream
 HEAVY    := ^redoubt.dev/(sandbox/(engine|driver|drivertest)|node$$|node/(admit|pod|doctor)|cmd|examples)
 ALL       = $(shell CGO_ENABLED=0 $(GO) list ./... | grep -v '^redoubt.dev/test')
 
-.PHONY: help build demo check test packages benchpackages lint unit race interop e2e vuln fuzz bench clean
+.PHONY: help build demo check test packages benchpackages lint unit race interop conform e2e vuln fuzz bench clean
 help: ## list the targets
 	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
 
@@ -30,7 +30,7 @@ demo: build ## build everything and run the bank, stand-alone
 
 check: lint unit race ## the quick part: formatting, vet, staticcheck, architecture, unit and race tests
 
-test: packages build lint unit race interop e2e ## the whole test suite; needs root
+test: packages build lint unit race interop conform e2e ## the whole test suite; needs root
 
 packages: ## install the Debian packages that tests use
 	@missing=$$(for p in $(PACKAGES); do dpkg-query -W -f='$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || echo $$p; done); \
@@ -56,6 +56,9 @@ race: ## all other tests, with the race detector
 
 interop: ## against other software: openssl, skopeo, kill -9
 	CGO_ENABLED=0 $(GO) test ./test/interop/... ./test/provenance/... ./test/edge/... ./test/bench/load
+
+conform: ## the data plane under attack, and beside nginx and haproxy; a few minutes
+	CGO_ENABLED=0 $(GO) test -count=1 -timeout 20m ./test/conform/...
 
 dist/debian.tar:
 	@mkdir -p dist

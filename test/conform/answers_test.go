@@ -210,15 +210,23 @@ func TestGreeting(t *testing.T) {
 			t.Fatal(err)
 		}
 		target := fmt.Sprintf("/own/%d", i)
+		before := o.Answered()
 		a, err := c.Ask("GET", "GET "+target+" HTTP/1.1\r\nHost: x\r\n\r\n")
 		// The first answer on a fresh connection cannot be told from a quick
 		// one; what follows it can, and must not reach anybody.
 		if err == nil && a.Status == 200 && a.Body != "evil!" && a.Body != "GET "+target+" 0\n" {
 			t.Errorf("%s was answered %q", target, a.Body)
 		}
+		// The true answer lies in the proxy's socket before it is asked again.
+		if !rig.Eventually(rig.Hang, func() bool { return o.Answered() > before }) && err == nil && a.Body != "evil!" {
+			t.Errorf("%s did not reach the origin", target)
+		}
 		b, err := c.Ask("GET", "GET /next HTTP/1.1\r\nHost: x\r\n\r\n")
 		if err == nil && b.Status == 200 && strings.Contains(b.Body, target) {
 			t.Errorf("/next got the answer to %s", target)
+		}
+		if o.Answered() == before+1 && err == nil && b.Body == "evil!" {
+			rig.Eventually(time.Second, func() bool { return o.Answered() > before+1 })
 		}
 		c.Close()
 	}

@@ -82,8 +82,9 @@ type Origin struct {
 	// the usual answer: 200 with "METHOD target bodylength" as body.
 	On func(s *Seen) Script
 
-	l  net.Listener
-	wg sync.WaitGroup
+	l        net.Listener
+	wg       sync.WaitGroup
+	answered atomic.Int64
 
 	mu     sync.Mutex
 	seen   []*Seen
@@ -124,6 +125,10 @@ func (o *Origin) Count() int {
 	defer o.mu.Unlock()
 	return len(o.seen)
 }
+
+// Answered is how many answers have been written: on loopback they are in the
+// proxy's socket then.
+func (o *Origin) Answered() int64 { return o.answered.Load() }
 
 // Open is how many connections there are now.
 func (o *Origin) Open() int {
@@ -202,6 +207,7 @@ func (o *Origin) serve(c net.Conn, n int) {
 		if !sc.NoAnswer && o.answer(c, s, sc) != nil || sc.Close || s.Old {
 			return
 		}
+		o.answered.Add(1)
 		if sc.Early {
 			s.readBody(r)
 			if s.Fault != "" {
