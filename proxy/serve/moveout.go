@@ -41,8 +41,8 @@ func (s *Server) HandOver(ctx context.Context, p *handover.Session) error {
 		o.rollBack(err)
 		return err
 	}
-	s.log.Info("handed over", "connections", o.moved, "left", left, "reasons", o.reasons(), "took", time.Since(began).Round(time.Millisecond),
-		"stood_still_most", o.still.Round(time.Microsecond))
+	s.log.Info("handed over", "connections", o.moved, "left", left, "reasons", o.reasons(), "took", time.Since(began).Round(time.Millisecond).String(),
+		"stood_still_most", o.still.Round(time.Microsecond).String())
 	p.Keep()
 	s.heir.last = p
 	s.stop()
@@ -148,7 +148,7 @@ func (o *departure) move(ctx context.Context) error {
 				return err
 			}
 		}
-		if len(o.why) == 0 || time.Now().After(end) {
+		if len(o.why) == 0 && o.moved == before || time.Now().After(end) { // requests under way may have made new ones
 			return nil
 		}
 		wait := time.Millisecond
