@@ -54,6 +54,7 @@ var (
 	errHost        = fault(400, "host missing, given twice, or malformed")
 	errConnection  = fault(400, "connection option is malformed or names a field that must pass")
 	errOptions     = fault(400, "too many connection options")
+	errBothOptions = fault(400, "connection options close and keep-alive together")
 	errConnect     = fault(501, "CONNECT not supported")
 	errStatus      = fault(502, "malformed status line")
 	errExpect      = fault(417, "expectation not supported")

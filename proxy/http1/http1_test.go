@@ -86,6 +86,8 @@ func TestRequestsRefused(t *testing.T) {
 		"lookalike of a trusted one":  {crlf("GET / HTTP/1.1\nHost: a\nX-Forwarded_Proto: https\n\n"), 400},
 		"connection names many":       {crlf("GET / HTTP/1.1\nHost: a\nConnection: " + strings.Repeat("x,", 40) + "\n\n"), 400},
 		"host with two dots":          {crlf("GET / HTTP/1.1\nHost: a..b\n\n"), 400},
+		"port without host":           {crlf("GET / HTTP/1.1\nHost: :80\n\n"), 400},
+		"close and keep-alive":        {crlf("GET / HTTP/1.1\nHost: a\nConnection: close, keep-alive\n\n"), 400},
 		"host with comma":             {crlf("GET / HTTP/1.1\nHost: a,b\n\n"), 400},
 		"host with escape":            {crlf("GET / HTTP/1.1\nHost: a%2fb\n\n"), 400},
 		"connection option quoted":    {crlf("GET / HTTP/1.1\nHost: a\nConnection: \"close\"\n\n"), 400},

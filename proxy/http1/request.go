@@ -130,6 +130,9 @@ func checkHost(h []byte, empty bool) error {
 			i++
 		}
 		port = h[i:]
+		if i == 0 && len(port) > 0 {
+			return errHost // a port of nothing
+		}
 	}
 	if len(port) == 0 {
 		return nil
@@ -167,6 +170,11 @@ func (r *Request) check(b []byte) error {
 			}
 			r.Continue = r.Minor == 1
 		}
+	}
+	// To RFC 9112, 9.6 close wins, to others the last word: one would see a
+	// request where the connection has ended for the other.
+	if r.Close && r.Keep {
+		return errBothOptions
 	}
 	// A server of HTTP/1.0 need not look for a body where the method has none,
 	// and would take it for the next request.

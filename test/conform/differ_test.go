@@ -154,7 +154,7 @@ var (
 	partClose      = regexp.MustCompile(`(?i)\r\nconnection:[^\r]*(close[^ ,\r]|[^ :,\t]close)`)
 	unnormal       = regexp.MustCompile(`(?i)\\|/\.|%2e|//|%(00|zz|2f|5c)`)
 	emptyPath      = regexp.MustCompile(`(?i) http://[^/ ]*\?`)
-	oddEscape      = regexp.MustCompile(`%(00|zz)|/\.\.|/%2e%2e`)
+	oddEscape      = regexp.MustCompile(`%(00|[^0-9A-Fa-f]|.[^0-9A-Fa-f])|/\.\.|/%2e%2e`)
 )
 
 func oddMethod(in string) bool {
