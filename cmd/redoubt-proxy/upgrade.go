@@ -51,12 +51,16 @@ type life struct {
 	drain   time.Duration
 	dynamic bool
 	once    sync.Once
+	open    sync.Once
 }
 
 func (l *life) openAdmin() {
-	if l.admin != "" {
-		l.s.Go("admin", func(ctx context.Context) error { return l.s.Admin(ctx, l.admin) })
+	if l.admin == "" {
+		return
 	}
+	l.open.Do(func() {
+		l.s.Go("admin", func(ctx context.Context) error { return l.s.Admin(ctx, l.admin) })
+	})
 }
 
 // begin is called with each configuration in force.
@@ -70,16 +74,21 @@ func (l *life) begin() {
 
 // run takes over, if there is a predecessor, and then lets successors in.
 func (l *life) run(ctx context.Context) error {
-	if l.in != nil {
-		if err := l.s.TakeOver(ctx, l.dynamic); err != nil {
+	var k *handover.Keeper
+	take := func() (err error) {
+		l.openAdmin()
+		k, err = handover.Listen(l.up.socket, l.up.allow, l.log)
+		return err
+	}
+	if l.in == nil {
+		if err := take(); err != nil {
 			return err
 		}
-		l.openAdmin()
+	} else {
+		if err := l.s.TakeOver(ctx, l.dynamic, take); err != nil {
+			return err
+		}
 		l.s.Go("farewell", func(ctx context.Context) error { l.s.Bye(ctx, l.drain+time.Minute); return nil })
-	}
-	k, err := handover.Listen(l.up.socket, l.up.allow, l.log)
-	if err != nil {
-		return err
 	}
 	return k.Run(ctx, l.s.HandOver)
 }

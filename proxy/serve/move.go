@@ -30,6 +30,7 @@ import (
 //	go      →   those are its own now; the others go on here
 //	            … as many as there are
 //	done    →   what is left drains here
+//	        ←   taken: the sockets of operators are the successor's
 //	bye     →   the last counters
 //
 // Whoever holds a connection before go holds it after a crash of the other: no
@@ -42,6 +43,7 @@ const (
 	frameVerdict
 	frameGo
 	frameDone
+	frameTaken
 	frameBye
 )
 
@@ -57,6 +59,7 @@ const (
 	sendTime    = 5 * time.Second
 	beatEvery   = 20 * time.Millisecond
 	beatMost    = 500 * time.Millisecond // between beats; a loop that hangs longer is not fit
+	takenTime   = 5 * time.Second
 	batchTime   = 30 * time.Second
 	moveTime    = 5 * time.Second // connections that cannot move are looked at again for so long
 	proveTime   = time.Second

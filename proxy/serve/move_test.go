@@ -54,16 +54,18 @@ func (l *lineage) start(cfg *config.Config, in *serve.Inheritance) (*serve.Serve
 	up, done := make(chan error, 1), make(chan error, 1)
 	go func() {
 		done <- s.Run(ctx, func(ctx context.Context) error {
-			err := s.Apply(cfg)
-			if err == nil && in != nil {
-				err = s.TakeOver(ctx, false)
-				s.Go("bye", func(ctx context.Context) error { s.Bye(ctx, 10*time.Second); return nil })
-			}
-			if err != nil {
-				up <- err
+			var k *handover.Keeper
+			take := func() (err error) {
+				k, err = handover.Listen(l.path, "", l.log)
 				return err
 			}
-			k, err := handover.Listen(l.path, "", l.log)
+			err := s.Apply(cfg)
+			if err == nil && in == nil {
+				err = take()
+			} else if err == nil {
+				err = s.TakeOver(ctx, false, take)
+				s.Go("bye", func(ctx context.Context) error { s.Bye(ctx, 10*time.Second); return nil })
+			}
 			if err != nil {
 				up <- err
 				return err

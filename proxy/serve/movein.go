@@ -40,7 +40,9 @@ func (in *Inheritance) adopt(c *config.Listener) *inherited {
 // predecessor serves on.
 //
 // later says that discovery may still bring listeners: they are waited for.
-func (s *Server) TakeOver(ctx context.Context, later bool) error {
+// take is called before the predecessor ends, to open what only one of both
+// can have: from its return on a third process finds this one.
+func (s *Server) TakeOver(ctx context.Context, later bool, take func() error) error {
 	in := s.heir.in
 	defer func() {
 		s.mu.Lock()
@@ -71,8 +73,12 @@ func (s *Server) TakeOver(ctx context.Context, later bool) error {
 			// It has died, with what it had not given. There is nobody but us.
 			s.log.Error("the old process ended in the middle of the upgrade", "adopted", a.adopted, "err", err)
 			a.p.Close()
-			return nil
+			return take()
 		case done:
+			if err := take(); err != nil {
+				return err
+			}
+			a.p.Send(frameTaken, nil, nil, sendTime) // it ends in any case
 			s.log.Info("took over", "connections", a.adopted, "refused", a.refused)
 			return nil
 		}

@@ -41,6 +41,9 @@ func (s *Server) HandOver(ctx context.Context, p *handover.Session) error {
 		o.rollBack(err)
 		return err
 	}
+	if f, err := o.p.Expect(frameTaken, takenTime); err == nil {
+		f.Close()
+	}
 	s.log.Info("handed over", "connections", o.moved, "left", left, "reasons", o.reasons(), "took", time.Since(began).Round(time.Millisecond).String(),
 		"stood_still_most", o.still.Round(time.Microsecond).String())
 	p.Keep()
