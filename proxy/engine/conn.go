@@ -50,7 +50,7 @@ const (
 	HeaderLen   = 5
 	MaxPlain    = 16 << 10
 	MaxCipher   = MaxPlain + 256
-	maxOverhead = HeaderLen + 1 + 16
+	maxOverhead = HeaderLen + 8 + 16 + 32 // of TLS 1.2 too: explicit nonce, tag; and an alert or key update beside
 )
 
 // OutHigh bounds the bytes that wait to be written on one connection.

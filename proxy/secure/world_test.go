@@ -272,7 +272,7 @@ func (echo) OnConn(c *engine.Conn) {
 func exchange(t testing.TB, c net.Conn) {
 	t.Helper()
 	c.SetDeadline(time.Now().Add(30 * time.Second))
-	for _, n := range []int{1, 15, 16, 17, 1000, 4067, 16383, 16384, 16385, 50_000, 300_000} {
+	for _, n := range []int{1, 15, 16, 17, 1000, 4067, 4068, 4069, 4070, 16383, 16384, 16385, 50_000, 300_000} {
 		p := make([]byte, n)
 		rand.Read(p)
 		done := make(chan error, 1)
