@@ -4,9 +4,15 @@ package xds_test
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
 	"fmt"
 	"net"
+	"net/netip"
+	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -26,11 +32,13 @@ import (
 	"github.com/envoyproxy/go-control-plane/pkg/resource/v3"
 	"github.com/envoyproxy/go-control-plane/pkg/server/v3"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"redoubt.dev/proxy/config"
+	"redoubt.dev/proxy/proxytest"
 	"redoubt.dev/proxy/xds"
 )
 
@@ -39,12 +47,14 @@ type plane struct {
 	t     *testing.T
 	path  string
 	cache cache.SnapshotCache
+	opts  []grpc.ServerOption // some: over TCP
+	addr  netip.AddrPort      // then
 	nacks chan string
 	stop  func()
 }
 
-func newPlane(t *testing.T) *plane {
-	p := &plane{t: t, path: filepath.Join(t.TempDir(), "xds.sock"), cache: cache.NewSnapshotCache(true, cache.IDHash{}, nil), nacks: make(chan string, 100)}
+func newPlane(t *testing.T, opts ...grpc.ServerOption) *plane {
+	p := &plane{t: t, path: filepath.Join(t.TempDir(), "xds.sock"), opts: opts, cache: cache.NewSnapshotCache(true, cache.IDHash{}, nil), nacks: make(chan string, 100)}
 	p.start()
 	t.Cleanup(func() { p.stop() })
 	return p
@@ -52,9 +62,16 @@ func newPlane(t *testing.T) *plane {
 
 func (p *plane) start() {
 	p.t.Helper()
-	l, err := net.Listen("unix", p.path)
+	network, addr := "unix", p.path
+	if len(p.opts) > 0 {
+		network, addr = "tcp", "127.0.0.1:0"
+	}
+	l, err := net.Listen(network, addr)
 	if err != nil {
 		p.t.Fatal(err)
+	}
+	if a, ok := l.Addr().(*net.TCPAddr); ok {
+		p.addr = a.AddrPort()
 	}
 	nack := func(s string) {
 		select {
@@ -77,7 +94,7 @@ func (p *plane) start() {
 			return nil
 		},
 	})
-	g := grpc.NewServer()
+	g := grpc.NewServer(p.opts...)
 	discoveryv3.RegisterAggregatedDiscoveryServiceServer(g, s)
 	var wg sync.WaitGroup
 	wg.Go(func() { _ = g.Serve(l) })
@@ -300,5 +317,82 @@ func TestReconnect(t *testing.T) {
 				t.Error("no reconnect was counted")
 			}
 		})
+	}
+}
+
+// TestMutualTLS asks a server on the network, which wants to know who asks.
+func TestMutualTLS(t *testing.T) {
+	dir, ca := t.TempDir(), proxytest.NewCA(t, "bank.example")
+	put := func(name string, blocks ...*pem.Block) string {
+		var text []byte
+		for _, b := range blocks {
+			text = append(text, pem.EncodeToMemory(b)...)
+		}
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	root := put("ca.pem", &pem.Block{Type: "CERTIFICATE", Bytes: ca.Root()})
+	pair := func(name string) (string, string) {
+		s := ca.Issue(t, ca.ID("ns", name), time.Hour)
+		return put(name+".pem", &pem.Block{Type: "CERTIFICATE", Bytes: s.Chain[0]}), put(name+".key", &pem.Block{Type: "PRIVATE KEY", Bytes: s.Key})
+	}
+	mine, myKey := pair("edge")
+	cert, err := tls.LoadX509KeyPair(pair("control"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	pool := x509.NewCertPool()
+	if text, err := os.ReadFile(root); err != nil || !pool.AppendCertsFromPEM(text) {
+		t.Fatal(err)
+	}
+	p := newPlane(t, grpc.Creds(credentials.NewTLS(&tls.Config{Certificates: []tls.Certificate{cert}, ClientCAs: pool, ClientAuth: tls.RequireAndVerifyClientCert, MinVersion: tls.VersionTLS13})))
+	p.set("1", world(t, "10.0.0.1"))
+	bootstrap := func(name string) string {
+		return fmt.Sprintf(`
+node: {id: edge}
+dynamic_resources:
+  ads_config: {api_type: GRPC, transport_api_version: V3, grpc_services: [{envoy_grpc: {cluster_name: xds}}]}
+  cds_config: {ads: {}}
+  lds_config: {ads: {}}
+static_resources:
+  clusters:
+  - name: xds
+    transport_socket:
+      name: tls
+      typed_config:
+        "@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext
+        common_tls_context:
+          tls_certificates: [{certificate_chain: {filename: %s}, private_key: {filename: %s}}]
+          validation_context: {trusted_ca: {filename: %s}, match_typed_subject_alt_names: [{san_type: URI, matcher: {exact: %q}}]}
+    load_assignment: {cluster_name: xds, endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: 127.0.0.1, port_value: %d}}}}]}]}
+`, mine, myKey, root, ca.ID("ns", name), p.addr.Port())
+	}
+	follow(t, bootstrap("control")).until("a snapshot over TLS", func(c *config.Config) bool { return hosts(c, "api") == "10.0.0.1" })
+
+	w := follow(t, bootstrap("impostor"))
+	deadline := time.After(20 * time.Second)
+	for w.c.Status().Reconnects == 0 {
+		select {
+		case c := <-w.seen:
+			t.Fatalf("a server of another name was believed: %+v", c)
+		case <-deadline:
+			t.Fatalf("the server of another name was not refused: %+v", w.c.Status())
+		default:
+			runtime.Gosched()
+		}
+	}
+	if st := w.c.Status(); st.Connected || st.Acked != 0 {
+		t.Errorf("%+v", st)
+	}
+}
+
+// TestPlainServer holds that a server on the network is not asked in clear.
+func TestPlainServer(t *testing.T) {
+	_, err := xds.Parse([]byte(strings.Replace(fmt.Sprintf(adsBootstrap, "GRPC", "/x"), "pipe: {path: /x}", "socket_address: {address: 127.0.0.1, port_value: 18000}", 1)), "b")
+	if err == nil || !strings.Contains(err.Error(), "static_resources.clusters[0].transport_socket") {
+		t.Errorf("%v", err)
 	}
 }

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
+//lint:file-ignore SA1019 fields that the API deprecates are read, or refused by name
+
 package xds
 
 import (
@@ -26,8 +28,7 @@ const upstreamOptions = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 // clusterValue is a cluster with what it still needs.
 type clusterValue struct {
 	cluster *config.Cluster
-	over    uint32 // of the inline load assignment
-	eds     *ref   // nil: the endpoints are known or resolved
+	eds     *ref // nil: the endpoints are known or resolved
 	tls     map[*config.CommonTLS]*tlsRefs
 }
 

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
+//lint:file-ignore SA1019 fields that the API deprecates are read, or refused by name
+
 package xds
 
 import (
