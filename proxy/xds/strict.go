@@ -48,7 +48,6 @@ var loadSupport = sync.OnceValue(func() support {
 type reader struct {
 	problems
 	unpacked map[*anypb.Any]proto.Message
-	files    func(path string) ([]byte, error) // reads what a DataSource names
 }
 
 func newReader(subject string) *reader {
