@@ -307,6 +307,7 @@ func (x *Stream) gotHead(end bool) bool {
 	x.try = 0
 	if x.tunnels() && (r.Status == 101 || r.Status/100 == 2 && x.upgradesByStatus()) {
 		x.tunnelled = true
+		x.reqDone, x.stopped = false, false
 		x.total, x.timeout = 0, 0
 		x.arm()
 		x.respond()
@@ -314,6 +315,9 @@ func (x *Stream) gotHead(end bool) bool {
 		x.down.head(r, false)
 		x.down.tunnel()
 		return true
+	}
+	if x.tunnels() && x.req.Length <= 0 {
+		x.reqDone = true // the upgrade was not taken, and nothing else was to come
 	}
 	x.respond()
 	if x.c.ResponseBody != nil && !r.Bodiless(x.isHead) {
@@ -370,7 +374,11 @@ func (x *Stream) Expire(*engine.Timer) {
 		x.again = 0
 		switch x.phase {
 		case delayed:
-			x.route()
+			if x.c.Local != nil {
+				x.answerFilter()
+			} else {
+				x.route()
+			}
 		case seeking:
 			x.attempt()
 		}

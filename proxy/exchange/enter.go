@@ -159,7 +159,7 @@ func (x *Stream) forward(f *config.Forward) {
 		x.most = x.c.Began + int64(d)
 	}
 	t.RequestHeaders(&x.c)
-	t.Rewrite(&x.c, false)
+	t.Rewrite(&x.c, x.m.quiet)
 	if x.limits.PerTry > 0 || x.c.Route.VHost.IncludeAttempts {
 		x.limits.Attempt(&x.c, 1)
 	}

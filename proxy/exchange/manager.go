@@ -69,6 +69,7 @@ type Manager struct {
 	cfg      *config.HTTPManager
 	chain    *filter.Chain
 	holds    bool          // filters may answer later
+	quiet    bool          // no fields of our own on requests
 	tracer   *trace.Tracer // nil: nothing is traced
 	rules    *ingress.Rules
 	routing  atomic.Pointer[Routing]
@@ -113,6 +114,11 @@ func NewManager(cfg *config.HTTPManager, chain *filter.Chain, clusters *atomic.P
 		headTime: or(cfg.HeadTimeout, defaultHeadTime), drainTime: or(cfg.DrainTimeout, defaultDrain), maxHead: defaultMaxHead, upgrades: map[string]bool{}}
 	if cfg.MaxHead > 0 {
 		m.maxHead = min(cfg.MaxHead, 64<<10)
+	}
+	for _, f := range cfg.Filters {
+		if r, ok := f.Config.(*config.RouterFilter); ok {
+			m.quiet = r.NoEnvoyHeaders
+		}
 	}
 	m.server = []byte(cfg.ServerName)
 	if len(m.server) == 0 {

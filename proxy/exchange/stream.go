@@ -229,6 +229,8 @@ func (x *Stream) filterFrom(i int) {
 	case x.phase == ended:
 	case v == filter.Hold:
 		x.holding = true
+	case v == filter.Reply && x.c.Delay > 0:
+		x.wait()
 	case v == filter.Reply:
 		x.answerFilter()
 	case v == filter.NeedBody:
@@ -238,13 +240,18 @@ func (x *Stream) filterFrom(i int) {
 		x.filterAt = x.m.chain.Len()
 		x.gather()
 	case x.c.Delay > 0:
-		x.phase = delayed
-		x.again = x.w.l.Now() + int64(x.c.Delay)
-		x.c.Delay = 0
-		x.arm()
+		x.wait()
 	default:
 		x.route()
 	}
+}
+
+// wait goes on after the delay that a filter asked for.
+func (x *Stream) wait() {
+	x.phase = delayed
+	x.again = x.w.l.Now() + int64(x.c.Delay)
+	x.c.Delay = 0
+	x.arm()
 }
 
 // resume goes on after a filter that answered Hold.
@@ -387,8 +394,8 @@ func (x *Stream) gone() bool {
 
 // pumpRequest passes on what there is of the request's body.
 func (x *Stream) pumpRequest() (n int) {
-	if x.reqDone || x.stopped {
-		return 0
+	if x.reqDone || x.stopped || x.tunnels() && !x.tunnelled && x.req.Length <= 0 && !x.keptAll {
+		return 0 // what follows an upgrade belongs to the protocol that it leads to
 	}
 	// What was sent before, on another connection, comes first.
 	if x.replayAt < len(x.kept) {

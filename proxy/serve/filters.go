@@ -12,7 +12,24 @@ import (
 	"redoubt.dev/proxy/filter/trace"
 )
 
-func (s *Server) filterDeps() filter.Deps { return filter.Deps{Call: s.caller, Now: time.Now} }
+func (s *Server) filterDeps() filter.Deps {
+	return filter.Deps{Call: s.caller, Now: time.Now, Healthy: s.healthy, Draining: s.stopping.Load}
+}
+
+// healthy gives the share of a cluster's hosts that are healthy, per cent.
+func (s *Server) healthy(cluster string) (perCent float64, ok bool) {
+	cl := (*s.clusters.Load())[cluster]
+	if cl == nil {
+		return 0, false
+	}
+	n, all := 0, cl.Set.Hosts()
+	for _, h := range all {
+		if h.Healthy() {
+			n++
+		}
+	}
+	return 100 * float64(n) / float64(max(1, len(all))), true
+}
 
 // filters makes the chain of a manager; prev, which may be nil, lends filters
 // that have not changed.

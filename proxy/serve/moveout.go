@@ -143,6 +143,9 @@ func (o *departure) move(ctx context.Context) error {
 	end := time.Now().Add(moveTime)
 	pause := time.NewTimer(0)
 	defer pause.Stop()
+	if err := o.rehearse(); err != nil {
+		return err
+	}
 	for round := 0; ; round++ {
 		o.why = map[string]int{}
 		before := o.moved
@@ -165,6 +168,18 @@ func (o *departure) move(ctx context.Context) error {
 		case <-pause.C:
 		}
 	}
+}
+
+// rehearse has the successor adopt nothing: one that hangs here holds up
+// nobody.
+func (o *departure) rehearse() error {
+	var out wire.Writer
+	out.U32(0)
+	out.Fill(out.Hole())
+	if _, err := o.ask(&batch{body: out.B}); err != nil {
+		return err
+	}
+	return o.p.Send(frameGo, nil, nil, sendTime)
 }
 
 // moveLoop gives away what one loop has.
