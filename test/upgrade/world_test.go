@@ -185,7 +185,10 @@ func (w *world) run(cmd *exec.Cmd) *process {
 	p.more = sync.NewCond(&p.mu)
 	out, in := io.Pipe()
 	cmd.Stdout, cmd.Stderr = in, in
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if cmd.SysProcAttr == nil {
+		cmd.SysProcAttr = &syscall.SysProcAttr{}
+	}
+	cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
 	if err := cmd.Start(); err != nil {
 		w.t.Fatal(err)
 	}
