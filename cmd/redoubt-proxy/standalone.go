@@ -10,9 +10,11 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
+	"sync"
 	"time"
 
 	"redoubt.dev/base/obs"
+	"redoubt.dev/base/sys"
 	"redoubt.dev/proxy"
 	"redoubt.dev/proxy/config"
 	"redoubt.dev/proxy/serve"
@@ -66,6 +68,7 @@ func standAlone(ctx context.Context, path string, loops int, drain time.Duration
 				log.Error("configuration refused; the last good one stays", "err", err)
 				return err
 			}
+			trim()
 			log.Info("configuration in force", "listeners", len(cfg.Listeners), "clusters", len(cfg.Clusters))
 			l.begin()
 			return nil
@@ -80,3 +83,11 @@ func standAlone(ctx context.Context, path string, loops int, drain time.Duration
 		return nil
 	})
 }
+
+// trim gives back what only reading a configuration needed, once it is in
+// force for the first time: the code of the configuration API is most of the
+// program, and serving touches little of it.
+var trim = sync.OnceFunc(func() {
+	debug.FreeOSMemory()
+	sys.ForgetCode()
+})

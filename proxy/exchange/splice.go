@@ -62,7 +62,7 @@ func (y *way) splice(src source, dst sink) (n int, done, ok bool) {
 	if from == nil { // its end is in the pipe already
 		left = 0
 	}
-	in, out := y.pipe.Move(to, from, int(min(left, turnBytes/2)))
+	in, out := y.pipe.Move(to, from, int(min(left, 4<<20)))
 	if in > 0 {
 		s.took(int64(in))
 	}

@@ -187,6 +187,10 @@ func (s *stream) pump() {
 // pipe costs six system calls to make, and pays only for many bytes.
 const bulk = 256 << 10
 
+// pipeTurn bounds what one direction moves by its pipe in a turn: four pipes
+// full.
+const pipeTurn = 4 << 20
+
 // way is one direction of a stream.
 type way struct {
 	moved uint64
@@ -229,7 +233,7 @@ func (s *stream) splice(dst, src *engine.Conn, y *way) (n int, ok bool) {
 			return 0, false
 		}
 	}
-	n, out := y.pipe.Move(dst, src, turnBytes)
+	n, out := y.pipe.Move(dst, src, pipeTurn)
 	if y.pipe.Held() == 0 {
 		y.pipe.Release()
 		y.pipe = nil
