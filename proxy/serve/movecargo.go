@@ -123,7 +123,7 @@ func (g *streamCargo) Conns() []*engine.Conn { return []*engine.Conn{g.s.down, g
 
 func (g *streamCargo) Freeze() bool {
 	s := g.s
-	if !s.down.Freeze() {
+	if !s.toUp.spill(s.up) || !s.toDown.spill(s.down) || !s.down.Freeze() {
 		return false
 	}
 	if !s.up.Freeze() {
@@ -132,6 +132,18 @@ func (g *streamCargo) Freeze() bool {
 	}
 	g.due = s.t.At()
 	s.w.l.StopTimer(&s.t)
+	return true
+}
+
+// spill empties the pipe of one direction.
+func (y *way) spill(dst *engine.Conn) bool {
+	if y.pipe == nil {
+		return true
+	}
+	if !y.pipe.Spill(dst) {
+		return false
+	}
+	y.pipe = nil
 	return true
 }
 

@@ -187,9 +187,9 @@ func (s *stream) pump() {
 // pipe costs six system calls to make, and pays only for many bytes.
 const bulk = 256 << 10
 
-// pipeTurn bounds what one direction moves by its pipe in a turn: four pipes
+// pipeTurn bounds what one direction moves by its pipe in a turn: a pipe
 // full.
-const pipeTurn = 4 << 20
+const pipeTurn = 1 << 20
 
 // way is one direction of a stream.
 type way struct {
