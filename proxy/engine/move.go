@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"redoubt.dev/base/sys"
 	"redoubt.dev/proxy/handover/wire"
 )
 
@@ -105,6 +106,27 @@ func (c *Conn) Thaw(h Handler) error {
 	}
 	c.Again()
 	return err
+}
+
+// Spill takes the bytes in p, if there is one, into dst's memory, behind what
+// waits there already, and releases p: a pipe does not move. False means that
+// the bytes could not be had.
+func (p *Pipe) Spill(dst *Conn) bool {
+	for p.n > 0 {
+		dst.out.room(&dst.l.bufs, p.n)
+		n, e := sys.Read(p.r, dst.out.free()[:p.n])
+		if e == unix.EINTR {
+			continue
+		}
+		if e != 0 || n == 0 {
+			return false
+		}
+		dst.out.w += n
+		p.n -= n
+	}
+	p.Release()
+	dst.mark()
+	return true
 }
 
 // Yield closes this process's descriptor of a frozen connection, which lives

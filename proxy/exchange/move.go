@@ -233,6 +233,11 @@ const maxTried = 32
 // when one has failed meanwhile.
 func (b *Bundle) Freeze() bool {
 	conns := b.Conns()
+	for _, x := range b.xs {
+		if !x.spill() {
+			return false
+		}
+	}
 	for i, c := range conns {
 		if !c.Freeze() {
 			for _, done := range conns[:i] {
@@ -262,6 +267,23 @@ func (b *Bundle) Freeze() bool {
 	}
 	b.w.later = b.kept(b.w.later)
 	b.w.ready = b.kept(b.w.ready)
+	return true
+}
+
+// spill empties the pipes that large bodies go through.
+func (x *Stream) spill() bool {
+	if u, ok := x.up.(bulkSink); ok && x.toUp.pipe != nil {
+		if !x.toUp.pipe.Spill(u.plain()) {
+			return false
+		}
+		x.toUp.pipe = nil
+	}
+	if d, ok := x.down.(bulkSink); ok && x.toDown.pipe != nil {
+		if !x.toDown.pipe.Spill(d.plain()) {
+			return false
+		}
+		x.toDown.pipe = nil
+	}
 	return true
 }
 

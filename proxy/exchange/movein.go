@@ -232,7 +232,7 @@ func (a *arrivals) server2(h *h2server) {
 	r := a.r
 	h.info, h.done = a.server(&h.server, h, h.c)
 	a.due(&h.t)
-	h.began, h.since, h.turn, h.count, h.last = r.I64(), r.I64(), r.I64(), r.U32(), r.Bool()
+	h.began, h.since, h.turn, h.count, h.last, h.halfway = r.I64(), r.I64(), r.I64(), r.U32(), r.Bool(), r.Bool()
 	h.peer = a.w.peer(h.info)
 	a.codec[0] = append(a.codec[0], r.Bytes())
 	a.ids[0] = append(a.ids[0], map[uint32]*Stream{})
@@ -260,6 +260,10 @@ func (a *arrivals) stream() {
 	}
 	for _, f := range x.flags() {
 		*f = r.Bool()
+	}
+	x.parent.Valid = r.Bool()
+	for i := range x.parent.Span {
+		x.parent.Span[i] = r.U8()
 	}
 	a.route(x)
 	x.kept = append(x.kept[:0], r.Bytes()...)

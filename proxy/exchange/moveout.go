@@ -96,6 +96,7 @@ func (b *Bundle) server2Out(w *wire.Writer, h *h2server) {
 	w.I64(h.turn)
 	w.U32(h.count)
 	w.Bool(h.last)
+	w.Bool(h.halfway)
 	codecOut(w, h.h)
 }
 
@@ -147,6 +148,8 @@ func (b *Bundle) streamOut(w *wire.Writer, x *Stream) {
 	for _, f := range x.flags() {
 		w.Bool(*f)
 	}
+	w.Bool(x.parent.Valid)
+	w.B = append(w.B, x.parent.Span[:]...)
 	x.routeOut(w)
 	w.Bytes(x.kept)
 	for _, v := range x.ints() {

@@ -296,8 +296,34 @@ func (w *world) upgrade() string {
 	return line
 }
 
-// fds counts the process's descriptors.
-func (p *process) fds() int {
-	e, _ := os.ReadDir(fmt.Sprintf("/proc/%d/fd", p.cmd.Process.Pid))
-	return len(e)
+// fds counts the process's descriptors that are no TCP connections: those come
+// and go with the clients.
+func (w *world) fds(p *process) int {
+	tcp := map[string]bool{}
+	for _, name := range []string{"tcp", "tcp6"} {
+		b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/net/%s", p.cmd.Process.Pid, name))
+		for _, l := range strings.Split(string(b), "\n") {
+			if f := strings.Fields(l); len(f) > 9 {
+				tcp["socket:["+f[9]+"]"] = true
+			}
+		}
+	}
+	dir := fmt.Sprintf("/proc/%d/fd/", p.cmd.Process.Pid)
+	e, _ := os.ReadDir(dir)
+	n := 0
+	for _, f := range e {
+		if to, err := os.Readlink(dir + f.Name()); err == nil && !tcp[to] && !strings.HasPrefix(to, "pipe:") {
+			n++
+		}
+	}
+	return n
+}
+
+// rss is the process's resident memory in KiB.
+func (p *process) rss() (kib int) {
+	b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", p.cmd.Process.Pid))
+	if _, after, ok := strings.Cut(string(b), "VmRSS:"); ok {
+		fmt.Sscan(after, &kib)
+	}
+	return kib
 }
