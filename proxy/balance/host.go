@@ -27,6 +27,7 @@ type Host struct {
 
 	Active   atomic.Int64  // requests under way; kept by Begin and End
 	Conns    atomic.Int64  // connections open; kept by who opens them
+	Idle     atomic.Int64  // … at rest in the pools of all loops; kept by who pools them
 	Requests atomic.Uint64 // begun since the host is known
 	Errors   atomic.Uint64 // ended with a 5xx or without an answer
 	ewma     ewma

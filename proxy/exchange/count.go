@@ -56,15 +56,15 @@ func (c *ManagerCount) Add(o *ManagerCount) {
 
 // ClusterCount is what one cluster has seen.
 type ClusterCount struct {
-	Requests, Dials, DialFailed, ConnectFailed, Reset, Retries, Replays, TryTimeouts, NoHost, Overflow uint64
-	Status                                                                                             [6]uint64
-	Time                                                                                               Histogram
+	Requests, Dials, DialFailed, ConnectFailed, Reset, Retries, Replays, TryTimeouts, NoHost, Overflow, Moved uint64
+	Status                                                                                                    [6]uint64
+	Time                                                                                                      Histogram
 }
 
 // Add adds o to c.
 func (c *ClusterCount) Add(o *ClusterCount) {
 	for _, p := range [...][2]*uint64{{&c.Requests, &o.Requests}, {&c.Dials, &o.Dials}, {&c.DialFailed, &o.DialFailed}, {&c.ConnectFailed, &o.ConnectFailed},
-		{&c.Reset, &o.Reset}, {&c.Retries, &o.Retries}, {&c.Replays, &o.Replays}, {&c.TryTimeouts, &o.TryTimeouts}, {&c.NoHost, &o.NoHost}, {&c.Overflow, &o.Overflow}} {
+		{&c.Reset, &o.Reset}, {&c.Retries, &o.Retries}, {&c.Replays, &o.Replays}, {&c.TryTimeouts, &o.TryTimeouts}, {&c.NoHost, &o.NoHost}, {&c.Overflow, &o.Overflow}, {&c.Moved, &o.Moved}} {
 		*p[0] += *p[1]
 	}
 	for i := range o.Status {

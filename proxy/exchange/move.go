@@ -323,6 +323,7 @@ func (b *Bundle) Thaw() {
 		if u.resting {
 			u.p.revive()
 			u.p.idle = append(u.p.idle, u)
+			u.p.host.Idle.Add(1)
 		}
 		w.l.RestoreTimer(&u.t, b.due[&u.t], u)
 	}

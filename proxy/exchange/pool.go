@@ -28,15 +28,16 @@ type pool struct {
 	cl   *Cluster
 	host *balance.Host
 
-	idle    []*h1client // last in, first out
-	multi   []*h2client // those that take streams, the fullest that has room first
-	head    *Stream     // queue
-	tail    *Stream
-	waiting int
-	dialing int
-	two     bool // HTTP/2 is spoken, as far as is known
-	asked   bool // by ALPN: whether it is, is known
-	retired bool
+	idle     []*h1client // last in, first out
+	multi    []*h2client // those that take streams, the fullest that has room first
+	head     *Stream     // queue
+	tail     *Stream
+	waiting  int
+	dialing  int
+	two      bool // HTTP/2 is spoken, as far as is known
+	asked    bool // by ALPN: whether it is, is known
+	retired  bool
+	stealing bool // another loop is being asked
 }
 
 // poolKey tells pools apart: two is set where the client's protocol decides
@@ -44,6 +45,10 @@ type pool struct {
 type poolKey struct {
 	host *balance.Host
 	two  bool
+}
+
+func (p *pool) key() poolKey {
+	return poolKey{p.host, p.two && p.cl.Cfg.Upstream == config.UpDownstream}
 }
 
 func (w *Worker) poolOf(cl *Cluster, h *balance.Host, proto message.Proto) *pool {
@@ -82,6 +87,10 @@ func (p *pool) get(x *Stream) {
 	}
 	p.tail = x
 	p.waiting++
+	if !p.two && !p.stealing && p.host.Idle.Load() > 0 && len(p.w.sh.Workers) > 1 && p.cl.Cfg.ProxyProtocol == 0 {
+		p.steal()
+		return
+	}
 	p.dialAsNeeded()
 }
 
@@ -101,6 +110,7 @@ func (p *pool) take() *h1client {
 		c := p.idle[len(p.idle)-1]
 		p.idle[len(p.idle)-1] = nil
 		p.idle = p.idle[:len(p.idle)-1]
+		p.host.Idle.Add(-1)
 		if c.c.Dead() || c.old() {
 			c.close()
 			continue
@@ -117,6 +127,9 @@ func (p *pool) dialAsNeeded() {
 	want := p.waiting
 	if p.two || p.cl.Cfg.Upstream == config.UpAuto && !p.asked {
 		want = min(want, 1)
+	}
+	if p.stealing {
+		want-- // one may come from another loop
 	}
 	for p.dialing < want && p.waiting > 0 {
 		if !p.cl.Set.Admit(balance.Connections, p.head.high()) {
@@ -200,6 +213,7 @@ func (p *pool) ready1(c *h1client) {
 	}
 	c.resting = true
 	p.idle = append(p.idle, c)
+	p.host.Idle.Add(1)
 	c.rest()
 }
 
@@ -218,6 +232,7 @@ func (p *pool) forget(c *h1client) {
 	for i := len(p.idle) - 1; i >= 0; i-- {
 		if p.idle[i] == c {
 			p.idle = append(p.idle[:i], p.idle[i+1:]...)
+			p.host.Idle.Add(-1)
 			return
 		}
 	}
@@ -237,8 +252,8 @@ func (p *pool) retire() {
 
 // prune drops a pool that nobody needs.
 func (p *pool) prune() {
-	if p.retired && p.waiting+p.dialing+len(p.idle)+len(p.multi) == 0 {
-		delete(p.w.pools, poolKey{p.host, p.two && p.cl.Cfg.Upstream == config.UpDownstream})
+	if p.retired && !p.stealing && p.waiting+p.dialing+len(p.idle)+len(p.multi) == 0 {
+		delete(p.w.pools, p.key())
 	}
 }
 

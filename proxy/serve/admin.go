@@ -260,6 +260,7 @@ func (s *Server) stats() (out []stat) {
 		add(p+"upstream_rq_retry", c.Retries)
 		add(p+"upstream_rq_replayed", c.Replays)
 		add(p+"upstream_rq_per_try_timeout", c.TryTimeouts)
+		add(p+"upstream_cx_moved", c.Moved)
 		add(p+"upstream_cx_none_healthy", c.NoHost)
 		add(p+"upstream_rq_pending_overflow", c.Overflow)
 		for i := 1; i < 6; i++ {
