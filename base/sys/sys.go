@@ -33,6 +33,26 @@ func Write(fd int, p []byte) (int, unix.Errno) {
 	return int(n), 0
 }
 
+// Recv reads from a socket, which must be non-blocking, into p, which must not
+// be empty. It skips what read(2) does for files.
+func Recv(fd int, p []byte) (int, unix.Errno) {
+	n, _, e := unix.RawSyscall6(unix.SYS_RECVFROM, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)), 0, 0, 0)
+	if e != 0 {
+		return 0, e
+	}
+	return int(n), 0
+}
+
+// Send writes p, which must not be empty, to a socket, which must be
+// non-blocking. A peer that is gone is an error, not a signal.
+func Send(fd int, p []byte) (int, unix.Errno) {
+	n, _, e := unix.RawSyscall6(unix.SYS_SENDTO, uintptr(fd), uintptr(unsafe.Pointer(unsafe.SliceData(p))), uintptr(len(p)), unix.MSG_NOSIGNAL, 0, 0)
+	if e != 0 {
+		return 0, e
+	}
+	return int(n), 0
+}
+
 // EpollSpin waits at most msec milliseconds for events without releasing the
 // processor to the Go scheduler. Keep msec at a few: a garbage collection
 // that must stop the world waits for it.

@@ -77,7 +77,7 @@ func (c *Conn) adapt(n, free int) {
 // the end, or a failure.
 func (c *Conn) read(p []byte) int {
 	for {
-		n, e := sys.Read(c.fd, p)
+		n, e := sys.Recv(c.fd, p)
 		switch {
 		case e == unix.EINTR:
 			continue

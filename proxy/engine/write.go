@@ -176,7 +176,7 @@ func (c *Conn) write(p []byte) int {
 		return 0
 	}
 	for {
-		n, e := sys.Write(c.fd, p)
+		n, e := sys.Send(c.fd, p)
 		switch {
 		case e == unix.EINTR:
 			continue

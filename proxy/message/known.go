@@ -37,26 +37,37 @@ var known = map[string]Known{
 	"content-range": ContentRange, "set-cookie": SetCookie, "http2-settings": HTTP2Settings,
 }
 
-// byLength and byFirst rule most names out before the map is asked.
-var byLength, byFirst = func() (l [32]bool, f [256]bool) {
-	for name := range known {
-		l[len(name)] = true
-		f[name[0]] = true
-		f[name[0]-'a'+'A'] = true
+// named is a known name, in lower case.
+type named struct {
+	name string
+	k    Known
+}
+
+// byLength holds the known names by their length, and by a letter that tells
+// those of one length apart: the fourth from the end, or the first of short
+// ones. Most names are none of them, and are ruled out by one look.
+var byLength = func() (t [32][32]named) {
+	for name, k := range known {
+		e := &t[len(name)][letter(name)]
+		if e.name != "" {
+			panic("message: " + name + " and " + e.name + " need another letter")
+		}
+		*e = named{name, k}
 	}
 	return
 }()
 
+func letter[T string | []byte](name T) int { return int(name[max(0, len(name)-4)] & 31) }
+
 // Lookup finds a known name, in any case.
 func Lookup(name []byte) Known {
-	if len(name) == 0 || len(name) >= len(byLength) || !byLength[len(name)] || !byFirst[name[0]] {
+	if len(name) == 0 || len(name) >= len(byLength) {
 		return Other
 	}
-	var low [len(byLength)]byte
-	for i, c := range name {
-		low[i] = Lower(c)
+	if e := &byLength[len(name)][letter(name)]; e.name != "" && EqualFold(name, e.name) {
+		return e.k
 	}
-	return known[string(low[:len(name)])]
+	return Other
 }
 
 // Hop tells that fields of this kind speak of one connection only and are
