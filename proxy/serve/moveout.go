@@ -20,7 +20,7 @@ import (
 // Run end. On an error, whenever it comes, the server goes on: with all it has
 // when the successor had not begun, with what was not given away when it had.
 func (s *Server) HandOver(ctx context.Context, p *handover.Session) error {
-	o := &departure{s: s, p: p, prove: s.o.Prove}
+	o := &departure{s: s, p: p, prove: s.o.Prove, stay: map[*engine.Conn]bool{}}
 	if err := o.prepare(ctx); err != nil {
 		return err
 	}
@@ -61,6 +61,7 @@ type departure struct {
 	moved   int
 	still   time.Duration // the longest that a batch was nobody's
 	why     map[string]int
+	stay    map[*engine.Conn]bool // the successor has no place for them: they drain here
 }
 
 // prepare goes as far as the roll-back point. Nothing changes here.
@@ -185,7 +186,7 @@ func (o *departure) rehearse() error {
 // moveLoop gives away what one loop has.
 func (o *departure) moveLoop(ctx context.Context, w *worker, round int) error {
 	var list []*engine.Conn
-	if !w.do(func() { list = w.survey() }) {
+	if !w.do(func() { list = w.survey(o.stay) }) {
 		return errs.New(errs.Unavailable, "upgrade", "the proxy is ending")
 	}
 	most := batchConns
@@ -221,11 +222,14 @@ func (w *worker) do(f func()) bool {
 	return true
 }
 
-// survey lists the loop's connections, those first on which nothing is under
-// way.
-func (w *worker) survey() []*engine.Conn {
+// survey lists the loop's connections but those that stay, those first on
+// which nothing is under way.
+func (w *worker) survey(stay map[*engine.Conn]bool) []*engine.Conn {
 	var quiet, busy []*engine.Conn
 	w.l.Each(func(c *engine.Conn, h engine.Handler) {
+		if stay[c] {
+			return
+		}
 		if isQuiet(h) {
 			quiet = append(quiet, c)
 		} else {
@@ -316,7 +320,9 @@ func (o *departure) give(b *batch) error {
 				o.moved += len(g.Conns())
 				g.Yield()
 			} else {
-				o.why["the successor has no place for it"]++
+				for _, c := range g.Conns() {
+					o.stay[c] = true
+				}
 				g.Thaw()
 			}
 		}
@@ -355,6 +361,9 @@ func (o *departure) ask(b *batch) ([]bool, error) {
 
 // reasons lists why connections stayed.
 func (o *departure) reasons() (out []string) {
+	if n := len(o.stay); n > 0 {
+		out = append(out, fmt.Sprintf("the successor has no place for it: %d", n))
+	}
 	for _, k := range slices.Sorted(maps.Keys(o.why)) {
 		out = append(out, fmt.Sprintf("%s: %d", k, o.why[k]))
 	}

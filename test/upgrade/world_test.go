@@ -4,9 +4,11 @@ package upgrade_test
 
 import (
 	"bufio"
+	"context"
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -30,6 +32,7 @@ type port struct {
 	tls    *rig.Certs
 	mutual bool
 	max12  bool // TLS 1.2 at most
+	upTLS  *rig.Certs
 	to     string
 	addr   string
 }
@@ -92,6 +95,16 @@ const (
       endpoints: [{lb_endpoints: [{endpoint: {address: {socket_address: {address: %[2]s, port_value: %[3]s}}}}]}]
 `
 
+	textUpTLS = `    transport_socket:
+      name: envoy.transport_sockets.tls
+      typed_config:
+        "@type": type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext
+        sni: localhost
+        common_tls_context:
+          tls_certificates: [{certificate_chain: {filename: %[1]s}, private_key: {filename: %[2]s}}]
+          validation_context: {trusted_ca: {filename: %[3]s}}
+`
+
 	textHTTP2 = `    typed_extension_protocol_options:
       envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
         "@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
@@ -106,18 +119,45 @@ type world struct {
 	allow                       string
 	ports                       []*port
 	cur                         *process
+	exe                         string
+	uid                         uint32
 }
 
 func newWorld(t *testing.T, ports ...*port) *world {
 	t.Helper()
+	return newWorldAs(t, 0, ports...)
+}
+
+// newWorldAs has the proxies run as another user; 0 is the one who runs the
+// test.
+func newWorldAs(t *testing.T, uid uint32, ports ...*port) *world {
+	t.Helper()
 	dir := t.TempDir()
-	w := &world{t: t, dir: dir, conf: filepath.Join(dir, "proxy.yaml"), sock: filepath.Join(dir, "up", "upgrade.sock"), admin: filepath.Join(dir, "admin.sock"),
+	w := &world{t: t, uid: uid, exe: rig.Binary(t), dir: dir, conf: filepath.Join(dir, "proxy.yaml"), sock: filepath.Join(dir, "up", "upgrade.sock"), admin: filepath.Join(dir, "admin.sock"),
 		log: filepath.Join(dir, "access.log"), allow: filepath.Join(dir, "allow"), ports: ports}
 	for _, p := range ports {
-		p.addr = rig.FreeAddr(t)
+		if p.addr == "" {
+			p.addr = rig.FreeAddr(t)
+		}
 	}
 	if err := os.WriteFile(w.conf, []byte(w.bootstrap()), 0o600); err != nil {
 		t.Fatal(err)
+	}
+	if uid != 0 {
+		w.exe = filepath.Join(dir, "redoubt-proxy") // where that user can run it
+		b, err := os.ReadFile(rig.Binary(t))
+		if err == nil {
+			err = os.WriteFile(w.exe, b, 0o755)
+		}
+		os.Chmod(filepath.Dir(dir), 0o711)
+		for _, path := range []string{dir, w.conf} {
+			if err == nil {
+				err = os.Chown(path, int(uid), int(uid))
+			}
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
 	}
 	w.cur = w.start()
 	w.cur.await("configuration in force")
@@ -125,6 +165,15 @@ func newWorld(t *testing.T, ports ...*port) *world {
 		t.Fatal("no upgrade socket")
 	}
 	return w
+}
+
+// configure writes the configuration anew, for the processes to come.
+func (w *world) configure(ports ...*port) {
+	w.t.Helper()
+	w.ports = ports
+	if err := os.WriteFile(w.conf, []byte(w.bootstrap()), 0o600); err != nil {
+		w.t.Fatal(err)
+	}
 }
 
 func (w *world) bootstrap() string {
@@ -155,6 +204,9 @@ func (w *world) bootstrap() string {
 		if p.h2up {
 			proto = textHTTP2
 		}
+		if c := p.upTLS; c != nil {
+			proto += fmt.Sprintf(textUpTLS, c.CertFile, c.KeyFile, c.CAFile)
+		}
 		fmt.Fprintf(&b, textCluster, p.name, host, n, proto)
 	}
 	return b.String()
@@ -176,7 +228,12 @@ type process struct {
 func (w *world) start(args ...string) *process {
 	w.t.Helper()
 	args = append([]string{"--config", w.conf, "--loops", "2", "--drain", "10s", "--upgrade-socket", w.sock, "--upgrade-allow", w.allow}, args...)
-	return w.run(exec.Command(rig.Binary(w.t), args...))
+	cmd := exec.Command(w.exe, args...)
+	if w.uid != 0 {
+		cmd.Dir = w.dir
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: w.uid, Gid: w.uid}}
+	}
+	return w.run(cmd)
 }
 
 func (w *world) run(cmd *exec.Cmd) *process {
@@ -326,4 +383,25 @@ func (p *process) rss() (kib int) {
 		fmt.Sscan(after, &kib)
 	}
 	return kib
+}
+
+// stats asks the admin interface for all counters.
+func (w *world) stats() map[string]int64 {
+	out := map[string]int64{}
+	c := &http.Client{Timeout: patience, Transport: &http.Transport{DisableKeepAlives: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", w.admin)
+	}}}
+	r, err := c.Get("http://admin/stats")
+	if err != nil {
+		return out
+	}
+	defer r.Body.Close()
+	for s := bufio.NewScanner(r.Body); s.Scan(); {
+		var n int64
+		name, v, _ := strings.Cut(s.Text(), ": ")
+		if _, err := fmt.Sscan(v, &n); err == nil {
+			out[name] = n
+		}
+	}
+	return out
 }
