@@ -16,6 +16,7 @@ import (
 	"redoubt.dev/proxy/exchange"
 	"redoubt.dev/proxy/handover"
 	"redoubt.dev/proxy/handover/wire"
+	"redoubt.dev/proxy/secure"
 )
 
 // The steps of an upgrade, by the frames that end them. The old process is on
@@ -156,6 +157,44 @@ func (s *Server) welcome(base int64) (body []byte, fds []int, version uint64) {
 		fds = append(fds, ln.fd)
 	}
 	return w.B, fds, s.version
+}
+
+// exportTickets writes the ticket keys of all chains that make their own.
+func (s *Server) exportTickets(w *wire.Writer) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	at := w.Hole()
+	for name, ln := range s.listeners {
+		for _, ch := range ln.state.Load().all() {
+			if ch.tls == nil {
+				continue
+			}
+			w.String(name)
+			w.String(ch.cfg.Name)
+			ch.tls.ExportTicketKeys(w)
+		}
+	}
+	w.Fill(at)
+}
+
+// importTicketsLocked gives them to the chains of the same names.
+func (s *Server) importTicketsLocked(r *wire.Reader) {
+	p := r.Part()
+	for p.Left() > 0 && p.Err() == nil {
+		name, chain := p.String(), p.String()
+		var to *secure.Server
+		if ln := s.listeners[name]; ln != nil {
+			for _, ch := range ln.state.Load().all() {
+				if ch.cfg.Name == chain && ch.tls != nil {
+					to = ch.tls
+				}
+			}
+		}
+		to.ImportTicketKeys(p)
+	}
+	if p.Err() != nil {
+		r.Bad("ticket keys")
+	}
 }
 
 // export writes the counters that go on in the successor.

@@ -56,11 +56,11 @@ func (s *Server) TakeOver(ctx context.Context, later bool, take func() error) er
 	if err := a.p.Send(frameReady, nil, nil, sendTime); err != nil {
 		return err
 	}
-	counts, err := a.beat(ctx)
+	f, err := a.beat(ctx)
 	if err != nil {
 		return err
 	}
-	if err := a.begin(counts); err != nil {
+	if err := a.begin(f); err != nil {
 		return err
 	}
 	for {
@@ -155,9 +155,9 @@ func (s *Server) judged() bool {
 	return true
 }
 
-// beat shows that the loops turn until the predecessor commits. It gives the
-// counters to go on from.
-func (a *accession) beat(ctx context.Context) ([]byte, error) {
+// beat shows that the loops turn until the predecessor commits. It gives that
+// frame: the counters to go on from, and the keys of session tickets.
+func (a *accession) beat(ctx context.Context) (*handover.Frame, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	over := make(chan struct{})
 	go func() {
@@ -181,19 +181,24 @@ func (a *accession) beat(ctx context.Context) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("wait for the old process to commit: %w", err)
 	}
-	return f.Body, nil
+	return f, nil
 }
 
 // begin accepts connections.
-func (a *accession) begin(counts []byte) error {
+func (a *accession) begin(f *handover.Frame) error {
+	defer f.Close()
 	s := a.s
-	g, err := importCounts(counts)
+	r := wire.NewReader(f.Body)
+	g, err := importCounts(r.Bytes())
 	if err != nil {
 		return err
 	}
 	s.heir.counts.Store(g)
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.importTicketsLocked(r); r.Done() != nil {
+		return r.Err()
+	}
 	s.heir.waiting.Store(false)
 	maps.Copy(a.in.byName, s.listeners)
 	s.each(func(w *worker) {

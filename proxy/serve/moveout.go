@@ -105,7 +105,11 @@ func (o *departure) commit() error {
 	counts := s.gather().export()
 	s.each((*worker).mute)
 	s.each(func(*worker) {}) // behind what one loop has accepted for another
-	return o.p.Send(frameCommit, counts, nil, sendTime)
+	var w wire.Writer
+	w.Bytes(counts)
+	s.exportTickets(&w)
+	defer clear(w.B)
+	return o.p.Send(frameCommit, w.B, nil, sendTime)
 }
 
 // rollBack serves on with what is here.

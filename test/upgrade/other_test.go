@@ -181,3 +181,36 @@ func TestCountersGoOn(t *testing.T) {
 		}
 	}
 }
+
+// TestSessionsResume: a ticket of the old process opens in the new one.
+func TestSessionsResume(t *testing.T) {
+	for _, max12 := range []bool{false, true} {
+		certs := rig.NewCerts(t)
+		web := &port{name: "web", to: load.NewEcho(t).HTTP, tls: certs, mutual: true, max12: max12}
+		w := newWorld(t, web)
+		cfg := certs.Client.Clone()
+		cfg.ClientSessionCache = tls.NewLRUClientSessionCache(1)
+		ask := func() bool {
+			c, err := tls.Dial("tcp", web.addr, cfg)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			io.WriteString(c, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\nConnection: close\r\n\r\nab")
+			if b, err := io.ReadAll(c); err != nil || !strings.HasSuffix(string(b), "ab") {
+				t.Fatalf("%q %v", b, err)
+			}
+			return c.ConnectionState().DidResume
+		}
+		if ask() || !ask() {
+			t.Fatal("resumption does not work at all")
+		}
+		w.upgrade()
+		if !ask() {
+			t.Errorf("TLS 1.2 only %v: no resumption after the upgrade", max12)
+		}
+		if strings.Contains(w.cur.said(), "PRIVATE") {
+			t.Error("a key in the log")
+		}
+	}
+}
