@@ -1,12 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 
-// Package sys is the only place of unsafe: system calls on descriptors that
-// never block, made without telling the Go scheduler.
-//
-// The plain calls of x/sys announce each system call to the scheduler, which
-// may then hand the processor to another thread. For a non-blocking socket
-// that is pure cost: the call returns at once by definition. Each function
-// here says whether it may be used on a descriptor that blocks.
 package sys
 
 import (
@@ -83,4 +76,26 @@ func Splice(from, to, n int) (int, unix.Errno) {
 		return 0, e
 	}
 	return int(m), 0
+}
+
+// Accept takes a connection off a listening socket; it does not block and is
+// not inherited.
+func Accept(fd int) (int, unix.Sockaddr, error) {
+	return unix.Accept4(fd, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
+}
+
+// Socket makes a socket that does not block and is not inherited.
+func Socket(family, kind int) (int, error) {
+	return unix.Socket(family, kind|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+}
+
+// Transparent lets a socket have addresses that are not this machine's.
+func Transparent(fd int) error {
+	return unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_TRANSPARENT, 1)
+}
+
+// LatePort has a socket that is bound to an address get its port when it
+// connects, so that ports are used up by pair of addresses.
+func LatePort(fd int) error {
+	return unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1)
 }
