@@ -203,11 +203,9 @@ func (s *Session) join(within time.Duration) (f *Frame, err error) {
 		}
 		defer unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
 	}
-	if err := s.Send(KindHello, nil, nil, helloTime); err != nil {
-		return nil, err
-	}
+	unheard := s.Send(KindHello, nil, nil, helloTime) // it may have refused us already, and then says why
 	if f, err = s.Expect(KindWelcome, within); err != nil {
-		return nil, err
+		return nil, errors.Join(err, unheard)
 	}
 	return f, nil
 }

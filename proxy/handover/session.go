@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -79,6 +80,13 @@ type Session struct {
 	c    *net.UnixConn
 	Peer Peer
 	kept bool
+	over atomic.Bool // Interrupt was called
+}
+
+// Interrupt ends what waits in Receive, now and from now on. Send still works.
+func (s *Session) Interrupt() {
+	s.over.Store(true)
+	s.c.SetReadDeadline(time.Unix(1, 0))
 }
 
 // Keep has the session live on when the function that Keeper.Run gave it to
@@ -129,6 +137,9 @@ func (s *Session) send(k Kind, body []byte, fds []int) error {
 // Receive reads a frame, within a time.
 func (s *Session) Receive(within time.Duration) (*Frame, error) {
 	s.c.SetReadDeadline(time.Now().Add(within))
+	if s.over.Load() {
+		s.c.SetReadDeadline(time.Unix(1, 0))
+	}
 	f := &Frame{}
 	for {
 		k, n, err := s.head(f)

@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"net/netip"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -211,4 +212,53 @@ func TestUpgradeUnderLoad(t *testing.T) {
 	}
 	load.end()
 	t.Logf("%d exchanges, the slowest took %v", load.n.Load(), time.Duration(load.slow.Load()))
+}
+
+// TestConfigurationChangesMeanwhile: a successor that was welcomed to other
+// listeners than are in force must not go on; the old one does.
+func TestConfigurationChangesMeanwhile(t *testing.T) {
+	at := origin(t, http.HandlerFunc(echo), false)
+	cfg := conf([]*config.Listener{httpListener("web", &config.HTTPManager{Routes: routes(to("/", "one"))})}, cluster("one", config.UpHTTP1, at))
+	l := newLineage(t, cfg)
+	hc := client(t, false)
+	get := func() {
+		t.Helper()
+		r, err := hc.Get("http://" + l.cur.Addr("web").String() + "/")
+		if err != nil {
+			t.Fatal(err)
+		}
+		io.Copy(io.Discard, r.Body)
+		r.Body.Close()
+	}
+	get()
+	p, f, err := handover.Join(l.path, 5*time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	in, err := serve.Inherit(p, f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	next, err := serve.New(serve.Options{Loops: 1, Inherit: in, Log: l.log})
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := *cfg
+	if err := l.cur.Apply(&other); err != nil {
+		t.Fatal(err)
+	}
+	err = next.Run(t.Context(), func(ctx context.Context) error {
+		if err := next.Apply(cfg); err != nil {
+			return err
+		}
+		return next.TakeOver(ctx, false, func() error { t.Error("took what is not its own"); return nil })
+	})
+	if err == nil || !strings.Contains(err.Error(), "configuration changed") {
+		t.Error(err)
+	}
+	get()
+	hc.CloseIdleConnections()
+	get() // it accepts
+	l.upgrade(cfg)
+	get()
 }

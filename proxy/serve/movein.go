@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"strings"
 	"time"
@@ -57,6 +58,15 @@ func (s *Server) TakeOver(ctx context.Context, later bool, take func() error) er
 		return err
 	}
 	f, err := a.beat(ctx)
+	if died(err) {
+		s.log.Error("the old process died before it gave anything but its sockets", "err", err)
+		a.p.Close()
+		a.accept()
+		if err = take(); err == nil {
+			s.log.Info("took over", "connections", 0)
+		}
+		return err
+	}
 	if err != nil {
 		return err
 	}
@@ -83,6 +93,11 @@ func (s *Server) TakeOver(ctx context.Context, later bool, take func() error) er
 			return nil
 		}
 	}
+}
+
+// died tells that the predecessor ended without a word.
+func died(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, unix.ECONNRESET) || errors.Is(err, unix.EPIPE)
 }
 
 // Bye waits for the predecessor's last counters, at most so long.
@@ -199,6 +214,18 @@ func (a *accession) begin(f *handover.Frame) error {
 	if s.importTicketsLocked(r); r.Done() != nil {
 		return r.Err()
 	}
+	a.acceptLocked()
+	return nil
+}
+
+func (a *accession) accept() {
+	a.s.mu.Lock()
+	defer a.s.mu.Unlock()
+	a.acceptLocked()
+}
+
+func (a *accession) acceptLocked() {
+	s := a.s
 	s.heir.waiting.Store(false)
 	maps.Copy(a.in.byName, s.listeners)
 	s.each(func(w *worker) {
@@ -206,7 +233,6 @@ func (a *accession) begin(f *handover.Frame) error {
 			w.listen(ln)
 		}
 	})
-	return nil
 }
 
 // step adopts one batch, or ends.

@@ -22,6 +22,7 @@ import (
 func (s *Server) HandOver(ctx context.Context, p *handover.Session) error {
 	o := &departure{s: s, p: p, prove: s.o.Prove, stay: map[*engine.Conn]bool{}}
 	if err := o.prepare(ctx); err != nil {
+		o.refuse(err)
 		return err
 	}
 	began := time.Now()
@@ -71,7 +72,7 @@ func (o *departure) prepare(ctx context.Context) error {
 	if err := o.p.Send(handover.KindWelcome, body, fds, sendTime); err != nil {
 		return err
 	}
-	stop := context.AfterFunc(ctx, o.p.Close) // SIGTERM ends the waits
+	stop := context.AfterFunc(ctx, o.p.Interrupt) // SIGTERM ends the waits
 	defer stop()
 	f, err := o.p.Expect(frameReady, readyTime)
 	if err != nil {
@@ -112,9 +113,15 @@ func (o *departure) commit() error {
 	return o.p.Send(frameCommit, w.B, nil, sendTime)
 }
 
+// refuse tells the successor that it is none. One that hears nothing before
+// the socket closes knows that this process has died.
+func (o *departure) refuse(cause error) {
+	o.p.Send(handover.KindRefused, []byte(cause.Error()), nil, sendTime)
+}
+
 // rollBack serves on with what is here.
 func (o *departure) rollBack(cause error) {
-	o.p.Send(handover.KindRefused, []byte(cause.Error()), nil, sendTime)
+	o.refuse(cause)
 	o.s.heir.leaving.Store(false)
 	o.s.each((*worker).unmute)
 }
@@ -126,17 +133,25 @@ func (w *worker) mute() {
 	}
 	for _, d := range w.udp {
 		w.l.Unwatch(d.watch) // sessions go on: answers leave by the same socket
+		d.watch = engine.Watch{}
 	}
 }
 
-// unmute accepts again.
+// unmute accepts again, where mute had stopped it.
 func (w *worker) unmute() {
+	none := engine.Watch{}
 	for ln, a := range w.accepts {
+		if a.watch != none {
+			continue
+		}
 		if err := a.listen(); err != nil {
 			w.s.log.Error("cannot accept", "listener", ln.name, "err", err)
 		}
 	}
 	for ln, d := range w.udp {
+		if d.watch != none {
+			continue
+		}
 		if err := d.listen(); err != nil {
 			w.s.log.Error("cannot receive", "listener", ln.name, "err", err)
 		}

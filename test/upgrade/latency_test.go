@@ -46,8 +46,8 @@ func (p *probe) run(c net.Conn, every time.Duration, stop chan struct{}) {
 	}
 }
 
-// TestExtraLatency measures what clients feel of upgrades, on a proxy with 500
-// idle connections. It judges nothing but errors: the machine decides the
+// TestExtraLatency measures what clients feel of upgrades, on a proxy with 1,000
+// further connections that ask now and then. It judges nothing but errors: the machine decides the
 // figures.
 func TestExtraLatency(t *testing.T) {
 	echo, certs := load.NewEcho(t), rig.NewCerts(t)
@@ -55,7 +55,8 @@ func TestExtraLatency(t *testing.T) {
 	tcp := &port{name: "tcp", to: echo.TCP, tcp: true}
 	mtls := &port{name: "mtls", to: echo.HTTP, tls: certs, mutual: true}
 	w := newWorld(t, web, tcp, mtls)
-	idle := load.Start(load.Group{Name: "idle", Proto: load.HTTP1, Addr: mtls.addr, Clients: 500, Every: 5 * time.Second, TLS: certs.Client})
+	idle := load.Start(load.Group{Name: "mtls", Proto: load.HTTP1, Addr: mtls.addr, Clients: 500, Every: 2 * time.Second, TLS: certs.Client},
+		load.Group{Name: "http2", Proto: load.HTTP2, Addr: web.addr, Clients: 500, Every: 2 * time.Second})
 	defer idle.Stop()
 
 	stop := make(chan struct{})

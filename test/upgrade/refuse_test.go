@@ -160,3 +160,39 @@ func (w *world) runAs(cmd *exec.Cmd, uid uint32) *process {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: uid}}
 	return w.run(cmd)
 }
+
+// TestOldDies: the old process is killed before it has given anything. The
+// successor has its sockets, and serves.
+func TestOldDies(t *testing.T) {
+	echo := load.NewEcho(t)
+	web := &port{name: "web", to: echo.HTTP}
+	w := newWorld(t, web)
+	next := w.start()
+	next.await("configuration in force")
+	w.cur.await("upgrade begins")
+	w.cur.cmd.Process.Kill()
+	next.await("the old process died")
+	next.await("took over")
+	w.cur = next
+	l := load.Start(load.Group{Name: "http1", Proto: load.HTTP1, Addr: web.addr, Clients: 10, Every: 5 * time.Millisecond})
+	if !rig.Eventually(patience, func() bool { return len(w.stats()) > 0 }) {
+		t.Error("no admin socket")
+	}
+	t.Log(w.upgrade())
+	if r := l.Stop()[0]; r.Failed+r.Closed+r.Refused > 0 || r.Requests == 0 {
+		t.Error(r)
+	}
+}
+
+// TestTermWhileUpgrading: the old process is told to end in the middle of an
+// upgrade. It drains, and the successor, which was told so, ends too.
+func TestTermWhileUpgrading(t *testing.T) {
+	w := newWorld(t, &port{name: "web", to: load.NewEcho(t).HTTP})
+	w.allowMe()
+	p := w.misbehave("hang", "welcomed")
+	p.await("misbehaves")
+	w.cur.cmd.Process.Signal(syscall.SIGTERM)
+	if err := w.cur.end(); err != nil {
+		t.Error(err)
+	}
+}
