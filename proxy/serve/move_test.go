@@ -30,11 +30,12 @@ type lineage struct {
 	path string
 	log  *slog.Logger
 	cur  *serve.Server
+	cfg  *config.Config
 	end  func() error
 }
 
 func newLineage(t *testing.T, cfg *config.Config) *lineage {
-	l := &lineage{t: t, path: filepath.Join(t.TempDir(), "up", "upgrade.sock"), log: slog.New(slog.NewTextHandler(t.Output(), nil))}
+	l := &lineage{t: t, cfg: cfg, path: filepath.Join(t.TempDir(), "up", "upgrade.sock"), log: slog.New(slog.NewTextHandler(t.Output(), nil))}
 	l.cur, l.end = l.start(cfg, nil)
 	t.Cleanup(func() {
 		if err := l.end(); err != nil {
@@ -261,4 +262,46 @@ func TestConfigurationChangesMeanwhile(t *testing.T) {
 	get() // it accepts
 	l.upgrade(cfg)
 	get()
+}
+
+// TestDatagramsGoOn: a client of a UDP listener is served throughout.
+func TestDatagramsGoOn(t *testing.T) {
+	pc, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pc.Close()
+	go func() {
+		b := make([]byte, 100)
+		for {
+			n, from, err := pc.ReadFrom(b)
+			if err != nil {
+				return
+			}
+			pc.WriteTo(b[:n], from)
+		}
+	}()
+	at := netip.MustParseAddrPort(pc.LocalAddr().String())
+	l := newLineage(t, conf([]*config.Listener{{Name: "dns", Addr: netip.MustParseAddrPort("127.0.0.1:0"), UDP: &config.UDPProxy{Cluster: "udp"}}}, cluster("udp", config.UpHTTP1, at)))
+	c, err := net.Dial("udp", l.cur.Addr("dns").String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	ask := func() bool {
+		c.SetDeadline(time.Now().Add(time.Second))
+		b := make([]byte, 100)
+		c.Write([]byte("who"))
+		n, err := c.Read(b)
+		return err == nil && string(b[:n]) == "who"
+	}
+	for range 3 {
+		if !ask() {
+			t.Fatal("no answer")
+		}
+		l.upgrade(l.cfg)
+	}
+	if !ask() {
+		t.Error("no answer after the last upgrade")
+	}
 }

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
+//lint:file-ignore SA1019 the client of golang.org/x/net is the one that takes a connection that was made already
+
 package upgrade_test
 
 import (
