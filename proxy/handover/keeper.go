@@ -30,6 +30,7 @@ type Keeper struct {
 	own   Digest
 	log   *slog.Logger
 	ln    *net.UnixListener
+	file  os.FileInfo // of the socket, as it was made
 	busy  atomic.Bool
 	wg    sync.WaitGroup
 }
@@ -72,6 +73,9 @@ func (k *Keeper) open() error {
 	}
 	ln.SetUnlinkOnClose(false) // the name may be a successor's by then
 	if err = os.Chmod(tmp, 0o600); err == nil {
+		k.file, err = os.Lstat(tmp)
+	}
+	if err == nil {
 		err = os.Rename(tmp, k.path)
 	}
 	if err != nil {
@@ -81,6 +85,12 @@ func (k *Keeper) open() error {
 	}
 	k.ln = ln
 	return nil
+}
+
+// kept tells that the name is still this keeper's.
+func (k *Keeper) kept() bool {
+	fi, err := os.Lstat(k.path)
+	return err == nil && os.SameFile(fi, k.file)
 }
 
 // Close closes the socket. The name is left: it may be another's.
@@ -100,7 +110,7 @@ func (k *Keeper) Run(ctx context.Context, serve func(context.Context, *Session) 
 		if err != nil {
 			return fmt.Errorf("accept on upgrade socket: %w", err)
 		}
-		s := &Session{c: c}
+		s := &Session{c: c, keeper: k}
 		if err := k.admit(s); err != nil {
 			k.log.Warn("upgrade refused; this process goes on", "pid", s.Peer.PID, "uid", s.Peer.UID, "digest", s.Peer.Digest.String(), "err", err)
 			s.Send(KindRefused, []byte(err.Error()), nil, helloTime)

@@ -77,11 +77,16 @@ func closeAll(fds []int) {
 // Session is the connection between a proxy and its successor. One goroutine
 // may send while another receives.
 type Session struct {
-	c    *net.UnixConn
-	Peer Peer
-	kept bool
-	over atomic.Bool // Interrupt was called
+	c      *net.UnixConn
+	Peer   Peer
+	keeper *Keeper // that let the peer in; nil at the peer
+	kept   bool
+	over   atomic.Bool // Interrupt was called
 }
+
+// Superseded tells that another process has taken the socket's name: whatever
+// became of this session, that one serves.
+func (s *Session) Superseded() bool { return s.keeper != nil && !s.keeper.kept() }
 
 // Interrupt ends what waits in Receive, now and from now on. Send still works.
 func (s *Session) Interrupt() {

@@ -88,6 +88,7 @@ type inherited struct {
 type Inheritance struct {
 	p      *handover.Session
 	base   int64
+	open   uint64 // connections of the predecessor
 	socks  []inherited
 	byName map[string]*listener // once committed
 }
@@ -108,7 +109,7 @@ func Inherit(p *handover.Session, f *handover.Frame) (*Inheritance, error) {
 	if v := r.U32(); v != moveVersion {
 		return nil, &errs.Error{Kind: errs.Unsupported, Subject: "upgrade", Field: "version", Expected: "the serving proxy's version of connection state", Fix: "upgrade by a restart with drain"}
 	}
-	in := &Inheritance{p: p, base: r.I64(), byName: map[string]*listener{}}
+	in := &Inheritance{p: p, base: r.I64(), open: r.U64(), byName: map[string]*listener{}}
 	for i := range r.Count(4) {
 		in.socks = append(in.socks, inherited{name: r.String(), asked: r.Addr(), at: r.Addr(), udp: r.Bool(), tran: r.Bool(), fd: f.Take(i)})
 	}
@@ -145,6 +146,11 @@ func (s *Server) welcome(base int64) (body []byte, fds []int, version uint64) {
 	w := wire.Writer{}
 	w.U32(moveVersion)
 	w.I64(base)
+	open := int64(0)
+	for _, l := range s.loops {
+		open += l.Load()
+	}
+	w.I64(open)
 	w.U32(uint32(len(s.listeners)))
 	for _, name := range slices.Sorted(maps.Keys(s.listeners)) {
 		ln := s.listeners[name]

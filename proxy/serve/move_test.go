@@ -3,6 +3,7 @@
 package serve_test
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"crypto/rand"
@@ -32,6 +33,7 @@ type lineage struct {
 	cur  *serve.Server
 	cfg  *config.Config
 	end  func() error
+	late bool // listeners come after the first configuration
 }
 
 func newLineage(t *testing.T, cfg *config.Config) *lineage {
@@ -61,11 +63,16 @@ func (l *lineage) start(cfg *config.Config, in *serve.Inheritance) (*serve.Serve
 				k, err = handover.Listen(l.path, "", l.log)
 				return err
 			}
-			err := s.Apply(cfg)
+			first := cfg
+			if l.late {
+				first = &config.Config{Clusters: cfg.Clusters}
+				s.Go("discovery", func(context.Context) error { return s.Apply(cfg) })
+			}
+			err := s.Apply(first)
 			if err == nil && in == nil {
 				err = take()
 			} else if err == nil {
-				err = s.TakeOver(ctx, false, take)
+				err = s.TakeOver(ctx, l.late, take)
 				s.Go("bye", func(ctx context.Context) error { s.Bye(ctx, 10*time.Second); return nil })
 			}
 			if err != nil {
@@ -303,5 +310,38 @@ func TestDatagramsGoOn(t *testing.T) {
 	}
 	if !ask() {
 		t.Error("no answer after the last upgrade")
+	}
+}
+
+// TestListenersThatComeLater: with discovery a successor waits for the
+// listeners whose sockets it was given.
+func TestListenersThatComeLater(t *testing.T) {
+	at := origin(t, http.HandlerFunc(echo), false)
+	cfg := conf([]*config.Listener{httpListener("web", &config.HTTPManager{Routes: routes(to("/", "one"))})}, cluster("one", config.UpHTTP1, at))
+	l := newLineage(t, cfg)
+	web := l.cur.Addr("web")
+	c, err := net.Dial("tcp", web.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	r := bufio.NewReader(c)
+	ask := func() {
+		t.Helper()
+		io.WriteString(c, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+		res, err := http.ReadResponse(r, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.Copy(io.Discard, res.Body); err != nil || res.Close {
+			t.Fatal(res, err)
+		}
+	}
+	ask()
+	l.late = true
+	l.upgrade(cfg)
+	ask()
+	if l.cur.Addr("web") != web {
+		t.Error("another address")
 	}
 }

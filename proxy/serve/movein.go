@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"os"
 	"strings"
 	"time"
 
@@ -53,6 +54,9 @@ func (s *Server) TakeOver(ctx context.Context, later bool, take func() error) er
 	a := &accession{s: s, in: in, p: in.p}
 	stop := context.AfterFunc(ctx, a.p.Close)
 	defer stop()
+	if err := in.fits(); err != nil {
+		return err
+	}
 	s.warm(ctx, later)
 	if err := a.p.Send(frameReady, nil, nil, sendTime); err != nil {
 		return err
@@ -75,12 +79,11 @@ func (s *Server) TakeOver(ctx context.Context, later bool, take func() error) er
 	}
 	for {
 		done, err := a.step()
-		var refused *errs.Error
 		switch {
-		case errors.As(err, &refused) && refused.Kind == errs.Denied:
+		case err != nil && !died(err) && !errors.Is(err, os.ErrDeadlineExceeded):
 			return err // it serves on; what is here drains
 		case err != nil:
-			// It has died, with what it had not given. There is nobody but us.
+			// It has died, or hangs, with what it had not given. There is nobody but us.
 			s.log.Error("the old process ended in the middle of the upgrade", "adopted", a.adopted, "err", err)
 			a.p.Close()
 			return take()
@@ -93,6 +96,19 @@ func (s *Server) TakeOver(ctx context.Context, later bool, take func() error) er
 			return nil
 		}
 	}
+}
+
+// fits tells that this process may have as many descriptors as it will be
+// given.
+func (in *Inheritance) fits() error {
+	var lim unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &lim); err != nil {
+		return fmt.Errorf("ask for the limit of descriptors: %w", err)
+	}
+	if want := in.open + in.open/8 + 64; lim.Cur < want {
+		return &errs.Error{Kind: errs.TooLarge, Subject: "upgrade", Field: "limit of descriptors", Expected: fmt.Sprintf("at least %d for %d connections", want, in.open), Seen: fmt.Sprint(lim.Cur), Fix: "raise LimitNOFILE or ulimit -n"}
+	}
+	return nil
 }
 
 // died tells that the predecessor ended without a word.

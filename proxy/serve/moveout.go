@@ -122,6 +122,11 @@ func (o *departure) refuse(cause error) {
 // rollBack serves on with what is here.
 func (o *departure) rollBack(cause error) {
 	o.refuse(cause)
+	if o.p.Superseded() { // it thought us dead, and serves
+		o.s.log.Error("a successor serves already; this process drains", "err", cause)
+		o.s.stop()
+		return
+	}
 	o.s.heir.leaving.Store(false)
 	o.s.each((*worker).unmute)
 }

@@ -196,3 +196,21 @@ func TestTermWhileUpgrading(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestTooFewDescriptors: a successor that could not hold what it would be given
+// says so before anything moves.
+func TestTooFewDescriptors(t *testing.T) {
+	echo := load.NewEcho(t)
+	web := &port{name: "web", to: echo.HTTP}
+	w := newWorld(t, web)
+	l := load.Start(load.Group{Name: "http1", Proto: load.HTTP1, Addr: web.addr, Clients: 100, Every: 20 * time.Millisecond})
+	bad := w.run(exec.Command("sh", "-c", `ulimit -n 90; exec "$@"`, "sh", w.exe, "--config", w.conf, "--loops", "2", "--upgrade-socket", w.sock))
+	if err := bad.end(); err == nil || !strings.Contains(bad.said(), "limit of descriptors") {
+		t.Error(err)
+	}
+	w.cur.await("this process goes on")
+	t.Log(w.upgrade())
+	if r := l.Stop()[0]; r.Failed+r.Closed+r.Refused > 0 || r.Requests == 0 {
+		t.Error(r)
+	}
+}
