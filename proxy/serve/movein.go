@@ -58,10 +58,10 @@ func (s *Server) TakeOver(ctx context.Context, later bool, take func() error) er
 		return err
 	}
 	s.warm(ctx, later)
-	if err := a.p.Send(frameReady, nil, nil, sendTime); err != nil {
+	if err := a.p.Send(frameReady, nil, nil, sendTime); err != nil && !died(err) {
 		return err
 	}
-	f, err := a.beat(ctx)
+	f, err := a.beat(ctx) // also after a send that met nobody: it may have said why before
 	if died(err) {
 		s.log.Error("the old process died before it gave anything but its sockets", "err", err)
 		a.p.Close()
