@@ -107,6 +107,9 @@ func (u *h1client) start(m *message.Request, end bool) {
 	if m.Upgrade.Len() > 0 {
 		u.upgrade(m)
 	}
+	if u.x.lead != nil && m.Proto == message.HTTP2 {
+		capitals(&m.Head)
+	}
 	length := m.Length
 	if !end && length == 0 { // an upgrade of another protocol's making
 		m.Length = 0
@@ -144,7 +147,12 @@ func (u *h1client) send(p []byte, last bool) int {
 	return u.dst.send(u.c, p, last)
 }
 
-func (u *h1client) finish(t *message.Head) { u.dst.finish(u.c, t) }
+func (u *h1client) finish(t *message.Head) {
+	if t != nil && u.x.lead != nil && u.x.req.Proto == message.HTTP2 {
+		capitals(t)
+	}
+	u.dst.finish(u.c, t)
+}
 
 func (u *h1client) response(m *message.Response) (ok, end bool, err error) {
 	r := &u.p.w.resp

@@ -246,6 +246,9 @@ func (h *h1server) broken() bool {
 
 func (h *h1server) interim(m *message.Response) {
 	if h.modern {
+		if h.lead != nil && m.Proto == message.HTTP2 {
+			capitals(&m.Head)
+		}
 		h.w.buf = http1.AppendResponse(h.w.buf[:0], m, http1.Frame{})
 		h.c.Append(h.w.buf)
 	}
@@ -254,6 +257,9 @@ func (h *h1server) interim(m *message.Response) {
 // head writes the response's head and settles how its body is framed.
 func (h *h1server) head(m *message.Response, end bool) {
 	x := h.x
+	if h.lead != nil && m.Proto == message.HTTP2 {
+		capitals(&m.Head)
+	}
 	bodiless := m.Bodiless(x.isHead) || x.tunnelled
 	if x.closeAfter || h.w.draining || x.m.draining.Load() || !x.reqDone && !h.src.done() && x.c.Local != nil {
 		h.last = true
@@ -297,7 +303,13 @@ func acceptOf(key []byte) string {
 }
 
 func (h *h1server) send(p []byte, last bool) int { return h.dst.send(h.c, p, last) }
-func (h *h1server) finish(t *message.Head)       { h.dst.finish(h.c, t) }
+
+func (h *h1server) finish(t *message.Head) {
+	if t != nil && h.lead != nil && h.x.resp.Proto == message.HTTP2 {
+		capitals(t)
+	}
+	h.dst.finish(h.c, t)
+}
 
 func (h *h1server) tunnel() {
 	h.src.begin(http1.Body{})

@@ -138,6 +138,22 @@ func (x *Stream) Cut(why string) {
 	x.finish(false)
 }
 
+// capitals gives field names that HTTP/2 has carried between two proxies the
+// form that they mostly had, and that some HTTP/1 applications take to be the
+// only one.
+func capitals(h *message.Head) {
+	for i := range h.Fields {
+		name := h.In(h.Fields[i].Name)
+		up := true
+		for j, c := range name {
+			if up && 'a' <= c && c <= 'z' {
+				name[j] = c - 'a' + 'A'
+			}
+			up = c == '-'
+		}
+	}
+}
+
 // NewLedCluster makes a cluster of one host, for one worker and a Lead. prev
 // lends its counters and may be nil.
 func NewLedCluster(to netip.AddrPort, up config.UpstreamProto, o config.HTTP2Options, prev *Cluster) *Cluster {
