@@ -162,8 +162,11 @@ func (u *h2client) fail() {
 		return
 	}
 	u.forget()
+	// A server's SETTINGS leave before it looks at a request.
+	unread := u.p.cl.Graceful && !u.settled && u.c.EOF()
 	for u.calls.next != &u.calls {
 		k := u.calls.next
+		k.unprocessed = k.unprocessed || unread
 		x, gen := k.x, k.x.gen
 		k.reset, k.code = true, http2.InternalError
 		x.pump() // what has come is passed on first

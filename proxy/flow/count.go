@@ -41,6 +41,7 @@ func (c *Counters) request(status int, ns int64) {
 // Counters copies the worker's counters, with what its exchanges have counted.
 func (w *Worker) Counters() Counters {
 	c := w.Count
+	c.Malformed += w.m.Counts(w.x).Malformed
 	if w.total != nil {
 		x := w.total.Counts(w.x)
 		c.Dials += x.Dials

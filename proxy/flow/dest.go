@@ -6,6 +6,8 @@ import (
 	"net/netip"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"redoubt.dev/api/errs"
 	"redoubt.dev/proxy/balance"
 	"redoubt.dev/proxy/config"
@@ -75,14 +77,31 @@ func (w *Worker) destOf(k destKey) *dest {
 		w.total = d.cl // its counters are lent to all
 	}
 	d.cl.Owner = d
-	d.cl.Connect = func(*balance.Host) (int, bool, error) { return k.site.edge.Dial(k.from, k.to) }
+	d.cl.Connect = d.connect
 	if k.clear {
 		d.cl.Rest = restSafe
 	} else {
 		d.cl.TLS, d.cl.Graceful, d.cl.Margin = &naming{w: w, d: d}, true, margin
 	}
 	w.dests[k] = d
+	d.load.dests++
 	return d
+}
+
+// peerTimeout is how long bytes may wait for the other machine's kernel on a
+// connection that requests share, so that a machine without power does not hold
+// all of them up. One to one it would cut a client that does not read.
+const peerTimeout = 20 * time.Second
+
+func (d *dest) connect(*balance.Host) (fd int, connecting bool, err error) {
+	fd, connecting, err = d.site.edge.Dial(d.from, d.to)
+	if err == nil && d.how != one && !d.clear {
+		err = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(peerTimeout.Milliseconds()))
+		if err != nil {
+			unix.Close(fd)
+		}
+	}
+	return fd, connecting, err
 }
 
 // hold has the session remember d, and keep an application's connections as
@@ -110,6 +129,7 @@ func (w *Worker) drop(d *dest) {
 		return
 	}
 	d.gone = true
+	d.load.dests--
 	delete(w.dests, d.destKey)
 	w.x.Abandon(d.cl)
 }

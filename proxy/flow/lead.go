@@ -211,7 +211,7 @@ func (e *session) Done(x *exchange.Stream) {
 	e.tried = e.tried[:0]
 	e.left(x)
 	c := x.Context()
-	if c.Flags&filter.FlagProtocol != 0 {
+	if c.Flags&filter.FlagProtocol != 0 && x.Permit.Valid() { // what was no request the manager has counted
 		e.w.Count.Malformed++
 	}
 	if x.Status() == 101 {

@@ -12,6 +12,7 @@ import (
 // load is what this loop knows of one backend.
 type load struct {
 	active   int // requests and streams under way, and connections being made
+	dests    int // that count here
 	failures int
 	until    int64 // not chosen before, by Mono, unless nothing else is left
 }

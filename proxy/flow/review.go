@@ -30,7 +30,7 @@ func (w *Worker) Review() {
 		}
 	}
 	for a, l := range w.loads {
-		if l.active == 0 && l.until < w.l.Now() {
+		if l.active == 0 && l.dests == 0 && l.until < w.l.Now() {
 			delete(w.loads, a)
 		}
 	}
