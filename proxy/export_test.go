@@ -40,3 +40,13 @@ func (p *Proxy) OpenForTest() (n int64) {
 	}
 	return n
 }
+
+// CountersForTest sums what the workers have counted.
+func (p *Proxy) CountersForTest() (sum flow.Counters) {
+	all := make([]flow.Counters, len(p.sh.Workers))
+	p.each(func(w *flow.Worker) { all[w.Index()] = w.Counters() })
+	for i := range all {
+		sum.Add(&all[i])
+	}
+	return sum
+}

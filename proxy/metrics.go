@@ -75,7 +75,7 @@ func (p *Proxy) Describe(ch chan<- *prometheus.Desc) { prometheus.DescribeByColl
 // its counters.
 func (p *Proxy) Collect(ch chan<- prometheus.Metric) {
 	copies := make([]flow.Counters, len(p.sh.Workers))
-	p.each(func(w *flow.Worker) { copies[w.Index()] = w.Count })
+	p.each(func(w *flow.Worker) { copies[w.Index()] = w.Counters() })
 	var c flow.Counters
 	for i := range copies {
 		c.Add(&copies[i])

@@ -22,7 +22,8 @@ func isGRPC(contentType []byte) bool {
 
 // reply answers with a status of the proxy's own and the reason as its text.
 func (x *Stream) reply(status int, detail string) {
-	x.answer(&filter.LocalReply{Status: status, Detail: detail})
+	x.own = filter.LocalReply{Status: status, Detail: detail}
+	x.answer(&x.own)
 }
 
 // answer ends the exchange with a response of the proxy's own; when another
@@ -200,6 +201,9 @@ func (x *Stream) finish(whole bool) {
 	x.phase = ended
 	x.c.Ended = engine.Mono()
 	x.m.ended(x)
+	if x.lead != nil {
+		x.lead.Done(x)
+	}
 	for _, m := range x.mirrors {
 		m.end(whole)
 	}

@@ -17,6 +17,9 @@ import (
 // attempt looks for a host and a connection to it. Stream.connected or
 // Stream.unconnected follows, perhaps at once.
 func (x *Stream) attempt() {
+	if x.lead != nil && !x.led() {
+		return
+	}
 	w, cl := x.w, x.cluster
 	now := w.l.Now()
 	x.phase = seeking
@@ -29,13 +32,16 @@ func (x *Stream) attempt() {
 	case p != nil && p.AvoidPrevious:
 		x.ask.Avoid, x.ask.Tries = x.tried, p.HostAttempts
 	}
-	h, why := w.picker(cl.Set).Pick(&x.ask)
-	if why != balance.Found {
-		x.noHost(why)
-		return
+	h := cl.only
+	if h == nil {
+		var why balance.Reason
+		if h, why = w.picker(cl.Set).Pick(&x.ask); why != balance.Found {
+			x.noHost(why)
+			return
+		}
+		x.tried = append(x.tried, h)
 	}
 	x.host = h
-	x.tried = append(x.tried, h)
 	x.c.Host, x.c.HostName = h.Addr, h.Name
 	x.c.Attempts++
 	h.Begin()
@@ -61,9 +67,12 @@ func (x *Stream) noHost(why balance.Reason) {
 
 // connected goes on with a connection: the request leaves.
 func (x *Stream) connected(u upstream) {
+	if x.lead != nil {
+		x.mustPermit()
+	}
 	x.up = u
 	x.phase = forwarding
-	x.keeping = !x.lost && !x.headDone && x.c.RequestBody == nil && (x.retryable || !u.fresh())
+	x.keeping = !x.lost && !x.headDone && x.c.RequestBody == nil && (x.retryable || x.lead != nil || !u.fresh())
 	end := x.req.Length == 0 && !x.tunnels()
 	if x.keptAll {
 		end = len(x.kept) == 0 && len(x.reqT.Fields) == 0
@@ -91,6 +100,15 @@ func (x *Stream) unconnected(o balance.Outcome) {
 		return
 	}
 	x.cluster.count(x.w).ConnectFailed++
+	if x.lead != nil {
+		x.tried = append(x.tried, x.cluster.only)
+		x.conns++
+		x.attempt()
+		if x.phase == forwarding {
+			x.pump()
+		}
+		return
+	}
 	// Nothing was sent: another host may have it, whatever the policy, as long
 	// as there is one that was not tried.
 	if x.conns++; !x.retryable && x.conns < maxConnects && x.conns < len(x.cluster.Set.Members()) {
@@ -200,6 +218,10 @@ func (x *Stream) upstreamDied(err error) {
 		x.cluster.count(x.w).Replays++
 		x.attempt()
 	case x.interims == 0 && x.mayRetry(resetOutcome(unheard)) && x.backOff():
+	case x.lead != nil && malformed:
+		x.reply(502, "malformed response")
+	case x.lead != nil:
+		x.reply(502, "backend ended without a response")
 	case malformed:
 		x.reply(502, "upstream_reset_before_response_started{protocol_error}")
 	default:

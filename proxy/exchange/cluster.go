@@ -31,6 +31,22 @@ type Cluster struct {
 	Set *balance.Set
 	TLS TLS // nil: in clear
 
+	// Connect opens a socket to a host; nil is one of this process's own.
+	Connect func(h *balance.Host) (fd int, connecting bool, err error)
+	// Rest is for how long an idle connection takes a request that must not be
+	// sent twice: its host may end it at any moment, and when that crosses with
+	// the request nobody can tell whether it was read. 0: always.
+	Rest time.Duration
+	// Margin is how long before its certificates' end a connection takes no
+	// new request.
+	Margin time.Duration
+	// Graceful says that a host ends its stream properly only between
+	// requests, so that a request which meets that end was not read.
+	Graceful bool
+	Owner    any // whose cluster it is; for a Lead
+
+	only        *balance.Host // of a led cluster
+	pool        *pool         // of a led cluster
 	endpoints   atomic.Pointer[config.Endpoints]
 	connectTime time.Duration
 	idle        time.Duration
@@ -116,6 +132,14 @@ func hostOnly(a string) string {
 }
 
 // connect begins a connection to h.
+func (cl *Cluster) connect(h *balance.Host) (fd int, connecting bool, err error) {
+	if cl.Connect != nil {
+		return cl.Connect(h)
+	}
+	return connect(h, cl.Cfg)
+}
+
+// connect is a socket of this process's own.
 func connect(h *balance.Host, cfg *config.Cluster) (fd int, connecting bool, err error) {
 	var sa unix.Sockaddr
 	family := unix.AF_INET

@@ -47,7 +47,7 @@ func (w *Worker) Connect(cl *Cluster, h *balance.Host, info *filter.ConnInfo, do
 	}
 	h.Conns.Add(1)
 	cl.count(w).Dials++
-	fd, connecting, err := connect(h, cl.Cfg)
+	fd, connecting, err := cl.connect(h)
 	if err == nil {
 		d.c, err = w.l.Add(fd, connecting, d)
 	}

@@ -22,6 +22,8 @@ type h1client struct {
 	t       engine.Timer
 	tls     *filter.TLSInfo
 	made    int64
+	until   int64  // when it takes no new request, by Mono; 0 for never
+	rested  int64  // since when it is idle
 	mark    uint64 // bytes sent before the request under way
 	count   uint32
 	high    bool
@@ -62,7 +64,14 @@ func (u *h1client) rest() {
 // old tells that the connection takes no more requests.
 func (u *h1client) old() bool {
 	cfg := u.p.cl.Cfg
-	return cfg.MaxRequests > 0 && u.count >= cfg.MaxRequests || cfg.MaxConnDuration > 0 && u.p.w.l.Now() >= u.made+int64(cfg.MaxConnDuration) || u.p.host.Removed() || cfg.ProxyProtocol > 0
+	return cfg.MaxRequests > 0 && u.count >= cfg.MaxRequests || cfg.MaxConnDuration > 0 && u.p.w.l.Now() >= u.made+int64(cfg.MaxConnDuration) || u.p.host.Removed() || cfg.ProxyProtocol > 0 || u.until != 0 && u.p.w.l.Now() >= u.until
+}
+
+// worn tells that the connection has been idle for too long for a request that
+// must not be sent twice.
+func (u *h1client) worn(x *Stream) bool {
+	r := u.p.cl.Rest
+	return r > 0 && u.p.w.l.Now()-u.rested >= int64(r) && !idempotent(x.req.In(x.req.Method))
 }
 
 func (u *h1client) forget() {
@@ -97,6 +106,9 @@ func (u *h1client) start(m *message.Request, end bool) {
 	u.headed, u.persist = false, false
 	if m.Upgrade.Len() > 0 {
 		u.upgrade(m)
+	}
+	if u.x.lead != nil && m.Proto == message.HTTP2 {
+		capitals(&m.Head)
 	}
 	length := m.Length
 	if !end && length == 0 { // an upgrade of another protocol's making
@@ -135,7 +147,12 @@ func (u *h1client) send(p []byte, last bool) int {
 	return u.dst.send(u.c, p, last)
 }
 
-func (u *h1client) finish(t *message.Head) { u.dst.finish(u.c, t) }
+func (u *h1client) finish(t *message.Head) {
+	if t != nil && u.x.lead != nil && u.x.req.Proto == message.HTTP2 {
+		capitals(t)
+	}
+	u.dst.finish(u.c, t)
+}
 
 func (u *h1client) response(m *message.Response) (ok, end bool, err error) {
 	r := &u.p.w.resp
@@ -195,8 +212,12 @@ func (u *h1client) switches2xx() bool { return false }
 func (u *h1client) fresh() bool       { return !u.reused }
 
 // unheard: the peer's kernel had received nothing of the request as it closed
-// its side, so that it came too late to be read.
-func (u *h1client) unheard() bool { return !u.headed && u.c.Unheard(u.mark) }
+// its side, so that it came too late to be read. Or the peer is one that says
+// so by ending its stream properly; TLS protects that, so that nobody else can
+// say it.
+func (u *h1client) unheard() bool {
+	return !u.headed && (u.c.Unheard(u.mark) || u.p.cl.Graceful && u.c.EOF() && len(u.c.Bytes()) == 0)
+}
 
 func (u *h1client) release(whole bool) {
 	x := u.x
@@ -216,7 +237,7 @@ func (u *h1client) release(whole bool) {
 		u.close()
 		u.p.dialAsNeeded()
 	default:
-		u.reused = true
+		u.reused, u.rested = true, u.p.w.l.Now()
 		u.p.ready1(u)
 	}
 }

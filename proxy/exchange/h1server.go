@@ -19,6 +19,7 @@ type h1server struct {
 	w    *Worker
 	c    *engine.Conn
 	info *filter.ConnInfo
+	lead Lead // nil: filters and routes
 	peer *PeerCount
 	x    *Stream // nil between requests
 
@@ -41,13 +42,18 @@ type h1server struct {
 // ServeHTTP1 takes over c, whose first bytes may have been read. done is
 // called once, when the connection has ended.
 func (w *Worker) ServeHTTP1(c *engine.Conn, m *Manager, info *filter.ConnInfo, done func()) {
-	h := &h1server{w: w, c: c, info: info, peer: w.peer(info), began: w.l.Now(), since: w.l.Now(), done: done}
+	w.serve1(c, m, info, nil, done)
+}
+
+func (w *Worker) serve1(c *engine.Conn, m *Manager, info *filter.ConnInfo, lead Lead, done func()) *h1server {
+	h := &h1server{w: w, c: c, info: info, lead: lead, peer: w.peer(info), began: w.l.Now(), since: w.l.Now(), done: done}
 	h.server.who, h.server.m = h, m
 	w.link(&h.server)
 	c.SetHandler(h)
 	m.count(w).Conns++
 	w.l.SetTimer(&h.t, m.headTime, h)
 	h.pump()
+	return h
 }
 
 // OnConn is told of the connection.
@@ -129,7 +135,7 @@ func (h *h1server) begin(b []byte) {
 	w := h.w
 	h.partial, h.seen = false, 0
 	x := w.newStream(h.m, h)
-	x.h1 = h
+	x.h1, x.lead = h, h.lead
 	x.c.Conn, x.peer = h.info, h.peer
 	w.req.Decode(b, &x.req)
 	h.src.begin(w.req.Body())
@@ -146,7 +152,7 @@ func (h *h1server) begin(b []byte) {
 // refuse answers what is no request, and ends.
 func (h *h1server) refuse(err error) {
 	x := h.w.newStream(h.m, h)
-	x.h1 = h
+	x.h1, x.lead = h, h.lead
 	x.c.Conn, x.peer = h.info, h.peer
 	x.c.Req = &x.req
 	x.c.Began = h.w.l.Now()
@@ -240,6 +246,9 @@ func (h *h1server) broken() bool {
 
 func (h *h1server) interim(m *message.Response) {
 	if h.modern {
+		if h.lead != nil && m.Proto == message.HTTP2 {
+			capitals(&m.Head)
+		}
 		h.w.buf = http1.AppendResponse(h.w.buf[:0], m, http1.Frame{})
 		h.c.Append(h.w.buf)
 	}
@@ -248,6 +257,9 @@ func (h *h1server) interim(m *message.Response) {
 // head writes the response's head and settles how its body is framed.
 func (h *h1server) head(m *message.Response, end bool) {
 	x := h.x
+	if h.lead != nil && m.Proto == message.HTTP2 {
+		capitals(&m.Head)
+	}
 	bodiless := m.Bodiless(x.isHead) || x.tunnelled
 	if x.closeAfter || h.w.draining || x.m.draining.Load() || !x.reqDone && !h.src.done() && x.c.Local != nil {
 		h.last = true
@@ -291,7 +303,13 @@ func acceptOf(key []byte) string {
 }
 
 func (h *h1server) send(p []byte, last bool) int { return h.dst.send(h.c, p, last) }
-func (h *h1server) finish(t *message.Head)       { h.dst.finish(h.c, t) }
+
+func (h *h1server) finish(t *message.Head) {
+	if t != nil && h.lead != nil && h.x.resp.Proto == message.HTTP2 {
+		capitals(t)
+	}
+	h.dst.finish(h.c, t)
+}
 
 func (h *h1server) tunnel() {
 	h.src.begin(http1.Body{})

@@ -21,6 +21,7 @@ type h2client struct {
 	made    int64
 	turn    int64 // when Elapse was told last
 	since   int64 // without streams
+	until   int64 // when it takes no new streams, by Mono; 0 for never
 	count   uint32
 	high    bool
 	settled bool // the peer's SETTINGS came
@@ -30,7 +31,7 @@ type h2client struct {
 }
 
 func newH2Client(p *pool, c *engine.Conn, high bool, info *filter.TLSInfo) {
-	u := &h2client{p: p, c: c, high: high, tls: info, made: p.w.l.Now(), turn: p.w.l.Now(), since: p.w.l.Now()}
+	u := &h2client{p: p, c: c, high: high, tls: info, made: p.w.l.Now(), turn: p.w.l.Now(), since: p.w.l.Now(), until: p.until(info)}
 	u.calls.next, u.calls.prev = &u.calls, &u.calls
 	u.h = http2.New(http2.Client, p.cl.http2(&p.w.h2), u, c)
 	c.SetHandler(u)
@@ -57,7 +58,8 @@ type h2call struct {
 
 // takes tells that another stream can be opened.
 func (u *h2client) takes() bool {
-	return !u.leaving && !u.gone && !u.c.Dead() && u.h.CanOpen() && (u.p.cl.Cfg.MaxRequests == 0 || u.count < u.p.cl.Cfg.MaxRequests) && !u.p.host.Removed()
+	return !u.leaving && !u.gone && !u.c.Dead() && u.h.CanOpen() && (u.p.cl.Cfg.MaxRequests == 0 || u.count < u.p.cl.Cfg.MaxRequests) && !u.p.host.Removed() &&
+		(u.count == 0 || u.until == 0 || u.p.w.l.Now() < u.until) // a new one serves whom it was made for
 }
 
 // open prepares a stream for x.
@@ -100,7 +102,7 @@ func (u *h2client) settle() {
 	if u.gone {
 		return
 	}
-	if u.h.Closing() || !u.takes() && u.settled && u.h.Active() == 0 {
+	if u.h.Closing() || (!u.takes() || u.p.retired || u.p.w.draining) && u.settled && u.h.Active() == 0 {
 		u.leave()
 	}
 	if u.leaving && u.h.Active() == 0 {
@@ -160,8 +162,11 @@ func (u *h2client) fail() {
 		return
 	}
 	u.forget()
+	// A server's SETTINGS leave before it looks at a request.
+	unread := u.p.cl.Graceful && !u.settled && u.c.EOF()
 	for u.calls.next != &u.calls {
 		k := u.calls.next
+		k.unprocessed = k.unprocessed || unread
 		x, gen := k.x, k.x.gen
 		k.reset, k.code = true, http2.InternalError
 		x.pump() // what has come is passed on first
@@ -351,7 +356,7 @@ func (k *h2call) trailers() *message.Head {
 
 func (k *h2call) tunnel()           {}
 func (k *h2call) switches2xx() bool { return true }
-func (k *h2call) fresh() bool       { return true }
+func (k *h2call) fresh() bool       { return k.x.lead == nil || k.u.count <= 1 }
 func (k *h2call) unheard() bool     { return k.unprocessed || k.code == http2.RefusedStream && k.reset }
 
 func (k *h2call) unlink() {

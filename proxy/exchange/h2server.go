@@ -18,6 +18,7 @@ type h2server struct {
 	c       *engine.Conn
 	h       *http2.Conn
 	info    *filter.ConnInfo
+	lead    Lead // nil: filters and routes
 	peer    *PeerCount
 	t       engine.Timer
 	began   int64
@@ -34,7 +35,11 @@ type h2server struct {
 // ServeHTTP2 takes over c, whose first bytes may have been read. done is
 // called once, when the connection has ended.
 func (w *Worker) ServeHTTP2(c *engine.Conn, m *Manager, info *filter.ConnInfo, done func()) {
-	h := &h2server{w: w, c: c, info: info, peer: w.peer(info), began: w.l.Now(), since: w.l.Now(), turn: w.l.Now(), done: done}
+	w.serve2(c, m, info, nil, done)
+}
+
+func (w *Worker) serve2(c *engine.Conn, m *Manager, info *filter.ConnInfo, lead Lead, done func()) *h2server {
+	h := &h2server{w: w, c: c, info: info, lead: lead, peer: w.peer(info), began: w.l.Now(), since: w.l.Now(), turn: w.l.Now(), done: done}
 	h.server.who, h.server.m = h, m
 	w.link(&h.server)
 	c.SetHandler(h)
@@ -44,6 +49,7 @@ func (w *Worker) ServeHTTP2(c *engine.Conn, m *Manager, info *filter.ConnInfo, d
 	h.h.Start()
 	w.l.SetTimer(&h.t, m.headTime, h)
 	h.OnConn(c)
+	return h
 }
 
 // h2side is one stream of it: the downstream of x.
@@ -184,7 +190,7 @@ func (h *h2server) Open(s *http2.Stream) {
 	d.prev, d.next = r.prev, r
 	r.prev.next, r.prev = d, d
 	x.down = d
-	x.c.Conn, x.peer = h.info, h.peer
+	x.c.Conn, x.peer, x.lead = h.info, h.peer, h.lead
 	x.phase = judging
 	x.unborn = true
 	s.Owner, s.Req, s.Trailers = d, &x.req, &x.reqT
@@ -380,6 +386,9 @@ func (d *h2side) over(x *Stream, whole bool) {
 			}
 			d.h.h.ResetStream(s, code)
 		}
+	}
+	if x.endConn && !d.h.ended {
+		d.h.retire()
 	}
 	if d.h.last && !d.h.ended {
 		d.h.c.Again()

@@ -102,8 +102,8 @@ func (b *Bundle) server1(h *h1server) {
 		return
 	}
 	b.s1 = append(b.s1, h)
-	if h.ended || h.running {
-		b.stays("connection ends")
+	if h.ended || h.running || h.lead != nil {
+		b.stays("connection ends, or is led")
 		return
 	}
 	if h.x != nil {
@@ -116,7 +116,7 @@ func (b *Bundle) server2(h *h2server) {
 		return
 	}
 	b.s2 = append(b.s2, h)
-	if h.ended || !h.h.Settled() {
+	if h.ended || h.lead != nil || !h.h.Settled() {
 		b.stays("connection begins or ends")
 		return
 	}
@@ -200,6 +200,8 @@ func (b *Bundle) stream(x *Stream) {
 // stays tells why x cannot move now; "" when it can.
 func (x *Stream) stays() string {
 	switch {
+	case x.lead != nil:
+		return "a mesh governs the request"
 	case x.unborn:
 		return "head is not whole"
 	case x.phase != forwarding || x.up == nil || x.host == nil || x.cluster == nil:

@@ -23,11 +23,11 @@ func TestEveryFieldIsThoughtOf(t *testing.T) {
 		of     any
 		fields string
 	}{
-		{Stream{}, "c w m down up phase req resp reqT respT next prev poolNext pool isHead isGRPC sent reqDone stopped headDone respDone tunnelled unborn shadow noFilters filterAt holding closeAfter localAt gen routes fwd retry limits sticky parent cluster host ask tried conns retries replays retryable avoiding admitted retrying kept replayAt keeping keptAll lost reqOut respOut toUp toDown local t timeout most rateFrom total try tryBegan again lastByte idle mirrors interims h1 peer h2d h2u"},
-		{h1server{}, "server w c info peer x src dst t began since seen count partial persist modern last running ended done"},
-		{h2server{}, "server w c h info peer t began since turn count last halfway ended done sides"},
-		{h1client{}, "p c x src dst t tls made mark count high reused resting persist headed gone"},
-		{h2client{}, "p c h t tls made turn since count high settled leaving gone calls"},
+		{Stream{}, "c w m down up phase lead Permit req resp reqT respT next prev poolNext pool isHead isGRPC sent reqDone stopped headDone respDone tunnelled unborn shadow noFilters filterAt holding endConn closeAfter localAt gen routes fwd retry limits sticky parent cluster host ask tried conns retries replays retryable avoiding admitted retrying kept replayAt keeping keptAll lost reqOut respOut toUp toDown local own t timeout most rateFrom total try tryBegan again lastByte idle mirrors interims h1 peer h2d h2u"},
+		{h1server{}, "server w c info lead peer x src dst t began since seen count partial persist modern last running ended done"},
+		{h2server{}, "server w c h info lead peer t began since turn count last halfway ended done sides"},
+		{h1client{}, "p c x src dst t tls made until rested mark count high reused resting persist headed gone"},
+		{h2client{}, "p c h t tls made turn since until count high settled leaving gone calls"},
 		{h2side{}, "x h s in reset next prev"},
 		{h2call{}, "x u s in code got end headed reset unprocessed next prev"},
 		{h1source{}, "body data raw"},
@@ -35,7 +35,7 @@ func TestEveryFieldIsThoughtOf(t *testing.T) {
 		{h2body{}, "b off cur used last inRun"},
 		{filter.Context{}, "Conn Req Resp RespTrailers Routes Route Weighted Cluster Local Flags Detail Remote Internal RequestID HealthCheck Sampled TraceParent Began HeadSent RequestWhole RequestSent UpstreamHead Ended BytesIn BytesOut Attempts Host HostName UpstreamLocal UpstreamTLS BufferRequest BufferPartial RequestBody ResponseBody RequestTimeout Delay RequestRate ResponseRate Resume Post Rand Body BodyWhole Slots Overrides At entered"},
 		{filter.ConnInfo{}, "Listener Chain Peer Source Local TLS Transport ID"},
-		{filter.TLSInfo{}, "Version Suite SNI ALPN Resumed PeerPresented PeerValidated PeerURIs PeerDNS PeerSubject PeerIssuer PeerSerial PeerHash PeerPEM LocalURIs LocalSubject NotAfter"},
+		{filter.TLSInfo{}, "Version Suite SNI ALPN Resumed PeerPresented PeerValidated PeerURIs PeerDNS PeerSubject PeerIssuer PeerSerial PeerHash PeerPEM LocalSerial LocalURIs LocalSubject NotAfter"},
 		{message.Request{}, "Head Proto Method Scheme Authority Path Upgrade Length Continue Trailers"},
 		{message.Response{}, "Head Proto Status Reason Length Upgrade"},
 		{message.Head{}, "Buf Fields"},

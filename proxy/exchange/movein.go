@@ -185,6 +185,9 @@ func (a *arrivals) client1(u *h1client) {
 		*f = r.Bool()
 	}
 	u.src, u.dst = importSource(r, len(u.c.Bytes())), importSink(r)
+	if u.p != nil {
+		u.until, u.rested = u.p.until(u.tls), a.w.l.Now()
+	}
 }
 
 func (a *arrivals) client2(u *h2client) {
@@ -195,6 +198,9 @@ func (a *arrivals) client2(u *h2client) {
 	u.made, u.turn, u.since, u.count = r.I64(), r.I64(), r.I64(), r.U32()
 	for _, f := range [...]*bool{&u.high, &u.settled, &u.leaving} {
 		*f = r.Bool()
+	}
+	if u.p != nil {
+		u.until = u.p.until(u.tls)
 	}
 	a.codec[1] = append(a.codec[1], r.Bytes())
 	a.ids[1] = append(a.ids[1], map[uint32]*Stream{})

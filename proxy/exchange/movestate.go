@@ -81,6 +81,7 @@ func exportTLS(w *wire.Writer, t *filter.TLSInfo) {
 	w.String(t.PeerHash)
 	w.String(t.PeerPEM)
 	w.Strings(t.LocalURIs)
+	w.String(t.LocalSerial)
 	w.String(t.LocalSubject)
 	w.Wall(t.NotAfter)
 }
@@ -93,7 +94,7 @@ func importTLS(r *wire.Reader) *filter.TLSInfo {
 	return &filter.TLSInfo{Version: uint16(v >> 16), Suite: uint16(v), SNI: r.String(), ALPN: r.String(),
 		Resumed: r.Bool(), PeerPresented: r.Bool(), PeerValidated: r.Bool(), PeerURIs: r.Strings(), PeerDNS: r.Strings(),
 		PeerSubject: r.String(), PeerIssuer: r.String(), PeerSerial: r.String(), PeerHash: r.String(), PeerPEM: r.String(),
-		LocalURIs: r.Strings(), LocalSubject: r.String(), NotAfter: r.Wall()}
+		LocalURIs: r.Strings(), LocalSerial: r.String(), LocalSubject: r.String(), NotAfter: r.Wall()}
 }
 
 func exportSpan(w *wire.Writer, s message.Span) {

@@ -52,11 +52,17 @@ func (p *pool) key() poolKey {
 }
 
 func (w *Worker) poolOf(cl *Cluster, h *balance.Host, proto message.Proto) *pool {
+	if cl.pool != nil {
+		return cl.pool
+	}
 	key := poolKey{h, cl.Cfg.Upstream == config.UpDownstream && proto == message.HTTP2}
 	p := w.pools[key]
 	if p == nil {
 		p = &pool{w: w, cl: cl, host: h, two: key.two || cl.Cfg.Upstream == config.UpHTTP2}
 		w.pools[key] = p
+	}
+	if cl.only != nil {
+		cl.pool = p
 	}
 	p.cl = cl // a changed configuration counts from the next connection on
 	return p
@@ -68,8 +74,10 @@ func (p *pool) get(x *Stream) {
 		x.connected(c.open(x))
 		return
 	}
-	if x.conns+x.replays == 0 || p.cl.TLS != nil {
-		if c := p.take(); c != nil {
+	// After a replay only what is new: the pool may hold more that died
+	// together.
+	if x.conns+x.replays == 0 || p.cl.TLS != nil && x.lead == nil {
+		if c := p.take(x); c != nil {
 			c.x = x
 			x.connected(c)
 			return
@@ -104,14 +112,14 @@ func (p *pool) shared() *h2client {
 	return nil
 }
 
-// take gives an idle connection.
-func (p *pool) take() *h1client {
+// take gives an idle connection that x's request may use.
+func (p *pool) take(x *Stream) *h1client {
 	for len(p.idle) > 0 {
 		c := p.idle[len(p.idle)-1]
 		p.idle[len(p.idle)-1] = nil
 		p.idle = p.idle[:len(p.idle)-1]
 		p.host.Idle.Add(-1)
-		if c.c.Dead() || c.old() {
+		if c.c.Dead() || c.old() || c.worn(x) {
 			c.close()
 			continue
 		}
@@ -196,7 +204,7 @@ func (p *pool) fail(o balance.Outcome) {
 // ready1 has a new or freed HTTP/1 connection serve the next that waits, or
 // rest.
 func (p *pool) ready1(c *h1client) {
-	if p.retired || p.w.draining || c.old() {
+	if c.count > 0 && c.old() { // a new one serves whom it was made for
 		c.close()
 		p.dialAsNeeded()
 		return
@@ -207,7 +215,7 @@ func (p *pool) ready1(c *h1client) {
 		x.pump()
 		return
 	}
-	if len(p.idle) >= poolIdle {
+	if len(p.idle) >= poolIdle || p.retired || p.w.draining || c.old() {
 		c.close()
 		return
 	}
@@ -240,7 +248,7 @@ func (p *pool) forget(c *h1client) {
 
 // retire ends what is idle and lets the rest end with its streams.
 func (p *pool) retire() {
-	p.retired = p.host.Removed()
+	p.retired = p.retired || p.host.Removed()
 	for len(p.idle) > 0 {
 		p.idle[len(p.idle)-1].close()
 	}
@@ -253,6 +261,9 @@ func (p *pool) retire() {
 // prune drops a pool that nobody needs.
 func (p *pool) prune() {
 	if p.retired && !p.stealing && p.waiting+p.dialing+len(p.idle)+len(p.multi) == 0 {
+		if p.cl.pool == p {
+			p.cl.pool = nil
+		}
 		delete(p.w.pools, p.key())
 	}
 }
@@ -283,7 +294,7 @@ func (p *pool) dial(x *Stream) {
 	}
 	p.host.Conns.Add(1)
 	p.cl.count(p.w).Dials++
-	fd, connecting, err := connect(p.host, p.cl.Cfg)
+	fd, connecting, err := p.cl.connect(p.host)
 	if err == nil {
 		d.c, err = p.w.l.Add(fd, connecting, d)
 	}
@@ -389,7 +400,7 @@ func (d *dialer) ready(alpn string, info *filter.TLSInfo) {
 		p.dialAsNeeded()
 		return
 	}
-	c := &h1client{p: p, c: d.c, high: d.high, made: p.w.l.Now(), tls: info}
+	c := &h1client{p: p, c: d.c, high: d.high, made: p.w.l.Now(), tls: info, until: p.until(info)}
 	d.c.SetHandler(c)
 	if d.x != nil {
 		p.leave(d.x)
@@ -399,6 +410,14 @@ func (d *dialer) ready(alpn string, info *filter.TLSInfo) {
 		return
 	}
 	p.ready1(c)
+}
+
+// until is when a connection takes no new request, by Mono; 0 for never.
+func (p *pool) until(info *filter.TLSInfo) int64 {
+	if p.cl.Margin <= 0 || info == nil || info.NotAfter.IsZero() {
+		return 0
+	}
+	return p.w.l.Now() + int64(time.Until(info.NotAfter)-p.cl.Margin)
 }
 
 // deaf is the handler of a connection that is being closed.

@@ -3,6 +3,7 @@
 package exchange
 
 import (
+	"redoubt.dev/proxy/authz"
 	"redoubt.dev/proxy/balance"
 	"redoubt.dev/proxy/config"
 	"redoubt.dev/proxy/engine"
@@ -92,6 +93,9 @@ type Stream struct {
 	up    upstream
 	phase phase
 
+	lead   Lead         // nil: filters and routes
+	Permit authz.Permit // set by the Lead; without one nothing is forwarded
+
 	req   message.Request
 	resp  message.Response
 	reqT  message.Head // trailers
@@ -115,6 +119,7 @@ type Stream struct {
 
 	filterAt   int
 	holding    bool   // a filter will call Resume
+	endConn    bool   // the client's connection ends after it, HTTP/2 too
 	closeAfter bool   // the connection cannot go on after the response
 	localAt    int    // bytes of local that were sent
 	gen        uint32 // changes with each use, so that a late Resume meets nobody
@@ -147,6 +152,7 @@ type Stream struct {
 	toUp     way
 	toDown   way
 	local    []byte // body of a local reply
+	own      filter.LocalReply
 
 	t        engine.Timer
 	timeout  int64 // of the response, ns, from the request's end; 0 for none
@@ -212,10 +218,11 @@ func (x *Stream) begin() {
 		}
 	}
 	x.arm()
-	if !x.enter() {
-		return
+	if x.lead != nil {
+		x.follow()
+	} else if x.enter() {
+		x.filterFrom(0)
 	}
-	x.filterFrom(0)
 	if x.gen == gen && x.phase == forwarding {
 		x.pump() // the body's first bytes may be there, and will raise no event
 	}

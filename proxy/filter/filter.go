@@ -68,6 +68,7 @@ type TLSInfo struct {
 	PeerSerial     string // lower case hex
 	PeerHash       string // SHA-256 of the DER, lower case hex
 	PeerPEM        string // URL-escaped, for x-forwarded-client-cert
+	LocalSerial    string // lower case hex
 	LocalURIs      []string
 	LocalSubject   string
 	NotAfter       time.Time

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"redoubt.dev/proxy/engine"
+	"redoubt.dev/proxy/exchange"
+	"redoubt.dev/proxy/message"
 )
 
 // Sizes of the access log's batches, and how many may wait for the disk. On
@@ -99,7 +101,7 @@ func (l *logBuf) flush() {
 }
 
 // logLine is one line of the access log; the longest is about 3 KiB.
-func (e *session) logLine(begun int64, status int, in, out uint64, to netip.AddrPort, why string, x *exchange) {
+func (e *session) logLine(begun int64, status int, in, out uint64, to netip.AddrPort, why string, x *exchange.Stream) {
 	l := &e.w.log
 	if e.w.sh.Access == nil {
 		return
@@ -129,15 +131,20 @@ func (e *session) logLine(begun int64, status int, in, out uint64, to netip.Addr
 		b = append(to.AppendTo(append(b, `,"upstream":"`...)), '"')
 	}
 	if x != nil {
-		b = appendJSON(append(b, `,"method":`...), x.method)
-		b = appendJSON(append(b, `,"host":`...), cut(x.host, 255))
-		b = appendJSON(append(b, `,"path":`...), cut(withoutQuery(x.path), 512))
-		b = strconv.AppendInt(append(b, `,"status":`...), int64(status), 10)
-		if x.permit.Valid() {
-			b = appendJSON(append(b, `,"rule":`...), x.permit.Rule())
+		c := x.Context()
+		r := c.Req
+		b = appendJSON(append(b, `,"method":`...), r.In(r.Method))
+		b = appendJSON(append(b, `,"host":`...), cut(r.In(r.Authority), 255))
+		b = appendJSON(append(b, `,"path":`...), cut(r.PathOnly(), 512)) // queries hold tokens and account numbers
+		if r.Proto == message.HTTP2 {
+			b = append(b, `,"http":2`...)
 		}
-		if x.tries > 0 {
-			b = strconv.AppendInt(append(b, `,"tries":`...), int64(x.tries+1), 10)
+		b = strconv.AppendInt(append(b, `,"status":`...), int64(status), 10)
+		if x.Permit.Valid() {
+			b = appendJSON(append(b, `,"rule":`...), x.Permit.Rule())
+		}
+		if c.Attempts > 1 {
+			b = strconv.AppendInt(append(b, `,"tries":`...), int64(c.Attempts), 10)
 		}
 	} else {
 		b = appendJSON(append(b, `,"rule":`...), e.permit.Rule())
@@ -154,16 +161,6 @@ func (e *session) logLine(begun int64, status int, in, out uint64, to netip.Addr
 	}
 }
 
-// withoutQuery keeps tokens and account numbers out of the log.
-func withoutQuery(p []byte) []byte {
-	for i, c := range p {
-		if c == '?' {
-			return p[:i]
-		}
-	}
-	return p
-}
-
 func (e *session) upAddr() (a netip.AddrPort) {
 	if e.up != nil {
 		return e.up.backend.Addr
@@ -171,31 +168,16 @@ func (e *session) upAddr() (a netip.AddrPort) {
 	return a
 }
 
-// logRequest logs the exchange under way.
-func (e *session) logRequest(why string) {
-	x := e.x
-	e.w.Count.request(x.status, engine.Mono()-x.begun)
-	e.logLine(x.begun, x.status, x.in, x.out, e.upAddr(), why, x)
+// logRequest logs an exchange at its end.
+func (e *session) logRequest(x *exchange.Stream) {
+	c := x.Context()
+	e.logLine(c.Began, x.Status(), c.BytesIn, c.BytesOut, c.Host, c.Detail, x)
 }
 
 // logStream logs a stream at its end.
 func (e *session) logStream(why string) {
 	e.w.Count.Streams++
-	if e.x != nil { // it began as a request
-		e.logLine(e.x.begun, e.x.status, e.in, e.out, e.upAddr(), why, e.x)
-		return
-	}
 	e.logLine(e.began, 0, e.in, e.out, e.upAddr(), why, nil)
-}
-
-// logEnd logs whatever is under way, which ends here.
-func (e *session) logEnd(why string) {
-	switch {
-	case e.phase == exchanges && e.x.active:
-		e.logRequest(why)
-	case e.phase == streaming || e.phase == waiting:
-		e.logStream(why)
-	}
 }
 
 // appendJSON appends s as a JSON string. Bytes beyond ASCII are escaped one by

@@ -10,6 +10,7 @@ import (
 
 	"redoubt.dev/base/obs"
 	"redoubt.dev/proxy/authz"
+	"redoubt.dev/proxy/message"
 )
 
 // AuditSink keeps records; obs.Audit is one.
@@ -182,15 +183,15 @@ func (e *session) record(action, decision, reason string) bool {
 
 // recordRequest records a denied request. Permitted ones are in the access
 // log.
-func (e *session) recordRequest(d *authz.Denied) bool {
+func (e *session) recordRequest(r *message.Request, d *authz.Denied) bool {
 	reason := d.Reason
 	if d.Rule != "" {
 		reason = d.Rule
 	}
 	en := e.entry("request", obs.Deny, reason)
-	b := append(en.request[:0:len(en.request)], cut(e.x.method, 32)...)
+	b := append(en.request[:0:len(en.request)], cut(r.In(r.Method), 32)...)
 	b = append(b, ' ')
-	b = append(b, cut(e.x.path, len(en.request)-len(b))...)
+	b = append(b, cut(r.In(r.Path), len(en.request)-len(b))...)
 	en.n = uint8(len(b))
 	return e.w.sh.Audit.put(&en)
 }

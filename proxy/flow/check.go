@@ -2,7 +2,11 @@
 
 package flow
 
-import "fmt"
+import (
+	"fmt"
+
+	"redoubt.dev/proxy/exchange"
+)
 
 // Check holds a worker's accounts to each other. It is meant for tests and
 // runs on the loop.
@@ -12,20 +16,25 @@ func (w *Worker) Check() error {
 	for e := w.sessions.next; e != &w.sessions; e = e.next {
 		sessions[e.site]++
 		if u := e.up; u != nil {
-			if u.owner != e || u.state == idle || u.state == gone {
+			if u.owner != e || u.state == gone {
 				return fmt.Errorf("session in phase %d holds an upstream in state %d", e.phase, u.state)
 			}
 			using[u.load]++
+		}
+		if e.phase == exchanges && e.http != nil {
+			e.http.Each(func(x *exchange.Stream) {
+				if cl := x.Cluster(); cl != nil {
+					using[cl.Owner.(*dest).load]++
+				}
+			})
 		}
 		if e.phase == over || !e.down.Alive() {
 			return fmt.Errorf("session in phase %d is listed", e.phase)
 		}
 	}
-	for k, p := range w.pools {
-		for _, u := range p.idle {
-			if u.state != idle || u.owner != nil || !u.c.Alive() || u.key() != k {
-				return fmt.Errorf("pool holds an upstream in state %d", u.state)
-			}
+	for k, d := range w.dests {
+		if d.gone || d.destKey != k || d.cl.Owner != d {
+			return fmt.Errorf("a destination is listed that is gone")
 		}
 	}
 	for a, l := range w.loads {

@@ -38,6 +38,19 @@ func (c *Counters) request(status int, ns int64) {
 	c.LatencySum += uint64(ns)
 }
 
+// Counters copies the worker's counters, with what its exchanges have counted.
+func (w *Worker) Counters() Counters {
+	c := w.Count
+	c.Malformed += w.m.Counts(w.x).Malformed
+	if w.total != nil {
+		x := w.total.Counts(w.x)
+		c.Dials += x.Dials
+		c.DialFailed += x.DialFailed
+		c.Retries += x.Retries + x.Replays
+	}
+	return c
+}
+
 // Add adds o to c.
 func (c *Counters) Add(o *Counters) {
 	for i := range o.Conns {

@@ -9,18 +9,19 @@ import (
 	"redoubt.dev/proxy/route"
 )
 
-// hairpin connects a pod to itself through a service. No wire is crossed, so
-// there is no mTLS; the pod's own inbound policy decides, with the pod's own
-// name as the peer's.
+// A pod may lead to itself through a service. No wire is crossed, so there is
+// no mTLS; the pod's own inbound policy decides, with the pod's own name as the
+// peer's.
+
+// toSelf is what that policy sees.
+func toSelf(pod *route.Pod, b route.Backend) authz.Input {
+	return authz.Input{Peer: pod.Identity.ID, Addr: pod.Addr, Port: b.Addr.Port()}
+}
+
+// hairpin connects a stream to the pod itself.
 func (e *session) hairpin(pod *route.Pod, b route.Backend) {
-	in := authz.Input{Peer: pod.Identity.ID, Addr: pod.Addr, Port: b.Addr.Port()}
-	if e.phase == exchanges {
-		if d := e.judgeBy(pod, in, e.x); d != nil {
-			e.w.Count.Denied++
-			e.refuse(d.Status, d.Reason)
-			return
-		}
-	} else if _, d := pod.Policy.Decide(&in); d != nil {
+	in := toSelf(pod, b)
+	if _, d := pod.Policy.Decide(&in); d != nil {
 		e.no = d
 		e.recordDecision("accept")
 		e.abort()

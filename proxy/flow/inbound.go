@@ -5,6 +5,7 @@ package flow
 import (
 	"redoubt.dev/proxy/authz"
 	"redoubt.dev/proxy/engine"
+	"redoubt.dev/proxy/message"
 	"redoubt.dev/proxy/mtls"
 	"redoubt.dev/proxy/route"
 )
@@ -126,6 +127,10 @@ func (e *session) named(p mtls.Peer, err error) {
 	}
 	proto := pod.Proto(e.dst.Port())
 	switch {
+	case p.Proto == mtls.ProtoHTTP2 || p.Proto == mtls.ProtoShared:
+		e.shared = p.Proto == mtls.ProtoShared
+		e.startHTTP(message.HTTP2)
+		return
 	case p.Proto == mtls.ProtoOpaque && proto != route.HTTP:
 		proto = route.TCP
 	case p.Proto == mtls.ProtoStream:

@@ -31,7 +31,8 @@ func (e *session) late() bool {
 	}
 	for {
 		if b := e.down.Bytes(); len(b) > 0 {
-			switch http1.Sniff(b) {
+			v, proto := sniff(b)
+			switch v {
 			case http1.Yes:
 				e.open = false
 				if u := e.up; u != nil {
@@ -44,7 +45,7 @@ func (e *session) late() bool {
 				}
 				e.w.l.StopTimer(&e.timer)
 				e.w.l.StopTimer(&e.expiry.t)
-				e.startHTTP()
+				e.startHTTP(proto)
 				return true
 			case http1.No:
 				e.open = false

@@ -6,6 +6,7 @@ import (
 	"redoubt.dev/proxy/authz"
 	"redoubt.dev/proxy/engine"
 	"redoubt.dev/proxy/http1"
+	"redoubt.dev/proxy/message"
 	"redoubt.dev/proxy/route"
 )
 
@@ -90,14 +91,16 @@ func (e *session) egress(pod *route.Pod) authz.Permit {
 // startProto goes on by what the port is declared to speak.
 func (e *session) startProto(p route.Proto) {
 	switch p {
-	case route.HTTP:
-		e.startHTTP()
 	case route.TCP:
 		e.startStream()
 	default:
 		e.phase = sniffing
+		e.declared = p == route.HTTP
 		d := sniffTime
-		if e.promised {
+		switch {
+		case e.declared:
+			d = headTime
+		case e.promised:
 			d = firstTime
 		}
 		e.w.l.SetTimer(&e.timer, d, e)
@@ -110,13 +113,12 @@ func (e *session) startProto(p route.Proto) {
 func (e *session) pumpSniff() {
 	for {
 		if b := e.down.Bytes(); len(b) > 0 {
-			if v := http1.Sniff(b); v != http1.More {
-				e.sniffed(v)
+			if e.sniffs(b) {
 				return
 			}
 			// What could still become a request line gets more time, once: a
 			// byte now and then must not hold the connection for ever.
-			if !e.spoke {
+			if !e.spoke && !e.declared {
 				e.spoke = true
 				e.w.l.SetTimer(&e.timer, sniffLong, e)
 			}
@@ -129,16 +131,44 @@ func (e *session) pumpSniff() {
 			return
 		}
 		if e.down.EOF() {
-			e.sniffed(http1.No)
+			e.sniffed()
 			return
 		}
 	}
 }
 
-func (e *session) sniffed(v http1.Verdict) {
+// sniff tells what a connection's first bytes are: HTTP/1, or HTTP/2 by its
+// preface (RFC 9113, 3.4).
+func sniff(b []byte) (v http1.Verdict, p message.Proto) {
+	const preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+	switch n := min(len(b), len(preface)); {
+	case string(b[:n]) != preface[:n]:
+		return http1.Sniff(b), message.HTTP11
+	case n < len(preface):
+		return http1.More, message.HTTP2
+	}
+	return http1.Yes, message.HTTP2
+}
+
+// sniffs goes on when b tells what the client speaks.
+func (e *session) sniffs(b []byte) bool {
+	v, p := sniff(b)
+	switch {
+	case v == http1.Yes, e.declared && p == message.HTTP11: // what is no HTTP is told so
+		e.startHTTP(p)
+	case v == http1.More:
+		return false
+	default:
+		e.sniffed()
+	}
+	return true
+}
+
+// sniffed goes on with what is no HTTP, or not in time.
+func (e *session) sniffed() {
 	e.w.l.StopTimer(&e.timer)
-	if v == http1.Yes {
-		e.startHTTP()
+	if e.declared {
+		e.startHTTP(message.HTTP11)
 		return
 	}
 	if e.down.EOF() && len(e.down.Bytes()) == 0 {

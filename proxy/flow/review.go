@@ -3,7 +3,10 @@
 package flow
 
 import (
+	"redoubt.dev/base/obs"
 	"redoubt.dev/proxy/authz"
+	"redoubt.dev/proxy/exchange"
+	"redoubt.dev/proxy/filter"
 	"redoubt.dev/proxy/route"
 )
 
@@ -14,17 +17,20 @@ func (w *Worker) Review() {
 		next := e.next
 		if why := e.review(); why != "" {
 			e.cut(why)
+		} else if e.phase == exchanges && e.no == nil {
+			e.http.Each(e.reviewStream)
 		}
 		e = next
 	}
-	for _, p := range w.pools {
-		p.drop(func(u *upstream) bool {
-			_, t := u.site.self()
-			return t.Revoked(u.peer.Serial) || t.Revoked(u.self.Serial)
-		})
+	for _, d := range w.dests {
+		_, t := d.site.self()
+		w.x.Cull(d.cl, func(i *filter.TLSInfo) bool { return t.Revoked(i.PeerSerial) || t.Revoked(i.LocalSerial) })
+		if d.uses == 0 && !d.cl.Used() {
+			w.drop(d)
+		}
 	}
 	for a, l := range w.loads {
-		if l.active == 0 && l.until < w.l.Now() {
+		if l.active == 0 && l.dests == 0 && l.until < w.l.Now() {
 			delete(w.loads, a)
 		}
 	}
@@ -67,13 +73,7 @@ func (e *session) reviewInbound(pod *route.Pod) string {
 		if _, d := pod.Policy.Connect(&in); d != nil {
 			return d.Reason
 		}
-		if e.x.active {
-			return e.reviewRequest(pod, in)
-		}
 	case waiting, streaming:
-		if e.x != nil { // upgraded: what permitted it was the request
-			return e.reviewRequest(pod, in)
-		}
 		if _, d := pod.Policy.Decide(&in); d != nil {
 			return d.Reason
 		}
@@ -81,12 +81,43 @@ func (e *session) reviewInbound(pod *route.Pod) string {
 	return ""
 }
 
-// reviewRequest judges the request under way anew. One that has no normal
-// path was let in by a policy that did not look at paths.
-func (e *session) reviewRequest(pod *route.Pod, in authz.Input) string {
-	in.HTTP, in.Method, in.Host, in.Path = true, e.x.method, e.x.host, e.x.path
+// reviewStream holds a request under way to the snapshot, and cuts it when
+// policy would not let it go where it goes any more.
+func (e *session) reviewStream(x *exchange.Stream) {
+	if !x.Permit.Valid() {
+		return // it is being refused
+	}
+	why := ""
+	_, t := e.site.self()
+	pod := e.site.pod.Load()
+	switch u := x.Context().UpstreamTLS; {
+	case u != nil && (t.Revoked(u.PeerSerial) || t.Revoked(u.LocalSerial)):
+		why = "certificate revoked"
+	case pod == nil || x.Cluster() == nil:
+	case e.kind == Inbound:
+		why = e.reviewRequest(pod, e.input(), x)
+	default:
+		to := x.Cluster().Owner.(*dest)
+		if to.clear {
+			why = e.reviewRequest(pod, authz.Input{Peer: pod.Identity.ID, Addr: pod.Addr, Port: to.to.Port()}, x)
+		} else if !pod.Egress.Decide(to.to.Addr(), to.to.Port()).Valid() {
+			why = deniedEgress.Reason
+		}
+	}
+	if why != "" {
+		e.w.Count.Cut++
+		e.record("cut", obs.Deny, why)
+		x.Cut(why)
+	}
+}
+
+// reviewRequest judges a request anew. One that has no normal path was let in
+// by a policy that did not look at paths.
+func (e *session) reviewRequest(pod *route.Pod, in authz.Input, x *exchange.Stream) string {
+	r := x.Context().Req
+	request(&in, r, pod.Policy.Paths())
 	if pod.Policy.Paths() {
-		p, _, ok := authz.Normalise(e.w.buf[:0], e.x.path)
+		p, _, ok := authz.Normalise(e.w.buf[:0], r.In(r.Path))
 		if !ok {
 			return authz.NoPath().Reason
 		}

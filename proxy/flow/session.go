@@ -8,7 +8,7 @@ import (
 
 	"redoubt.dev/proxy/authz"
 	"redoubt.dev/proxy/engine"
-	"redoubt.dev/proxy/http1"
+	"redoubt.dev/proxy/exchange"
 	"redoubt.dev/proxy/mtls"
 	"redoubt.dev/proxy/route"
 )
@@ -20,7 +20,7 @@ const (
 	first     phase = iota // inbound: waiting for the first byte
 	greeting               // mTLS with the client; the handshake has the connection
 	sniffing               // waiting for what tells the protocol
-	exchanges              // HTTP/1, request by request
+	exchanges              // HTTP, request by request: the exchange has the connection
 	waiting                // stream: waiting for the upstream
 	streaming              // bytes both ways
 	queries                // DNS over TCP
@@ -35,22 +35,25 @@ type session struct {
 	kind       Kind
 	phase      phase
 	down       *engine.Conn
-	up         *upstream // being made, or in use; nil between requests of an outbound session
+	http       exchange.Led // exchanges: carries the connection; nil until it has looked at it
+	up         *upstream    // stream: being made, or in use
 	from, dst  netip.AddrPort
 	began      int64
 
 	self   *mtls.Identity // what this side showed or will show
 	peer   mtls.Peer      // inbound: who the client proved to be; zero for an unnamed one
 	target *route.Target  // outbound and gateway: where it leads
-	permit authz.Permit   // for the connection; a request has its own in x
+	permit authz.Permit   // for the connection; a request has its own
 	no     *authz.Denied  // decided already, told once the protocol is known
-	last   bool           // end after the response under way
 	spoke  bool           // sniffing: the client has sent something
 
 	open     bool // carried as a stream since its client is silent, which may still turn out to send requests (late.go)
 	again    bool // sniffed a second time: no more trying
 	promised bool // sniffing: the client has said that a request comes
 	silent   bool // in clear, and its client waits for the server to speak
+	declared bool // sniffing: it is HTTP, and the question is which
+	shared   bool // HTTP/2 whose streams are requests of HTTP/1 clients
+	two      bool // HTTP/2 from end to end
 	shaking  bool // counted in site.shakes
 
 	timer  engine.Timer // of the phase
@@ -58,7 +61,8 @@ type session struct {
 	tried  []netip.AddrPort
 	in     uint64 // bytes from the client
 	out    uint64 // bytes to the client
-	x      *exchange
+	tell   []byte // what each request is told of the client: X-Forwarded-Client-Cert, or at a gateway -For
+	dest   [hows]*dest
 }
 
 func (e *session) link() {
@@ -80,8 +84,6 @@ func (e *session) pump() {
 		e.pumpFirst()
 	case sniffing:
 		e.pumpSniff()
-	case exchanges:
-		e.pumpHTTP()
 	case waiting:
 		e.pumpWaiting()
 	case streaming:
@@ -95,17 +97,15 @@ func (e *session) pump() {
 func (e *session) Expire(*engine.Timer) {
 	switch e.phase {
 	case sniffing:
-		if e.promised && !e.spoke {
+		if (e.promised || e.declared) && !e.spoke {
 			e.close()
 			return
 		}
 		e.open = !e.spoke && !e.again && e.kind != Inbound
-		e.sniffed(http1.No)
+		e.sniffed()
 	case waiting, streaming:
 		e.open = false // what looked like a request line went no further
 		e.pump()
-	case exchanges:
-		e.expireHTTP()
 	case first:
 		e.expireFirst()
 	case queries:
@@ -132,15 +132,13 @@ func (e *session) end() {
 		e.up = nil
 		u.abandon()
 	}
-	e.x = nil
+	for h := range e.dest {
+		e.release(how(h))
+	}
 }
 
 // close ends the session; the client sees a proper end behind what was sent.
 func (e *session) close() {
-	if u := e.up; u != nil && u.state == ready && e.phase == exchanges && !e.x.active {
-		e.up = nil
-		u.finish()
-	}
 	e.end()
 	e.down.Finish()
 }
@@ -148,14 +146,19 @@ func (e *session) close() {
 // abort ends the session with a reset, so that the client cannot take what it
 // got for all.
 func (e *session) abort() {
+	if e.phase == exchanges {
+		e.down.Abort() // tells the exchange, which ends what is under way
+	}
 	e.end()
 	e.down.Abort()
 }
 
 // retire has the session end as soon as nothing is under way.
 func (e *session) retire() {
-	e.last = true
-	if e.phase == exchanges && (e.x == nil || !e.x.active) || e.phase == sniffing || e.phase == first || e.phase == queries {
+	switch e.phase {
+	case exchanges:
+		e.http.Retire()
+	case sniffing, first, queries:
 		e.close()
 	}
 }
@@ -164,8 +167,11 @@ func (e *session) retire() {
 func (e *session) cut(why string) {
 	e.w.Count.Cut++
 	e.record("cut", "deny", why)
-	if e.phase == exchanges || e.phase == streaming {
-		e.logEnd(why)
+	switch e.phase {
+	case exchanges:
+		e.http.Each(func(x *exchange.Stream) { x.Cut(why) })
+	case waiting, streaming:
+		e.logStream(why)
 	}
 	e.abort()
 }
@@ -199,14 +205,18 @@ func (x *expiry) arm(e *session, until time.Time) {
 const reviewAgain = time.Minute
 
 // Expire retires an HTTP connection: its next request finds a new one, with
-// new certificates. A stream cannot move; it lives on while the snapshot
-// still knows its peer under that name.
+// new certificates. What is under way cannot move; it lives on while the
+// snapshot still knows its peer under that name.
 func (x *expiry) Expire(t *engine.Timer) {
 	e := x.e
 	switch e.phase {
 	case exchanges:
 		e.retire()
+		fallthrough
 	case waiting, streaming:
+		if e.phase == over {
+			return
+		}
 		if e.stillKnown() {
 			e.w.l.SetTimer(t, reviewAgain, x)
 			return

@@ -5,6 +5,7 @@ package flow
 import (
 	"net/netip"
 
+	"redoubt.dev/api/errs"
 	"redoubt.dev/proxy/engine"
 	"redoubt.dev/proxy/mtls"
 	"redoubt.dev/proxy/route"
@@ -16,6 +17,8 @@ const (
 	readAhead = 128 << 10
 	maxTries  = 3 // backends per connection or request
 )
+
+var errNoBackend = &errs.Error{Kind: errs.Unavailable, Subject: "backend", Expected: "one that is ready, allowed and not tried yet"}
 
 // startStream carries the connection byte by byte, if policy permits it.
 func (e *session) startStream() {
@@ -29,15 +32,15 @@ func (e *session) startStream() {
 	}
 	e.phase = waiting
 	e.tried = e.tried[:0]
-	e.connect(mtls.ProtoOpaque)
+	e.connect()
 	if e.phase == waiting {
 		e.pumpWaiting()
 	}
 }
 
-// connect gets a connection to where the session leads; upReady or upFailed
+// connect makes a connection to where the session leads; upReady or upFailed
 // follows, perhaps at once.
-func (e *session) connect(proto string) {
+func (e *session) connect() {
 	if e.kind == Inbound {
 		// Under the client's own address: the application sees who speaks.
 		e.dial(e.from.Addr(), route.Backend{Addr: e.dst}, "")
@@ -56,13 +59,7 @@ func (e *session) connect(proto string) {
 		}
 		from = pod.Addr
 	}
-	if proto == mtls.ProtoStream && e.x.tries == 0 {
-		if u := e.w.take(e.site, b); u != nil {
-			e.up, u.owner = u, e
-			return
-		}
-	}
-	e.dial(from, b, proto)
+	e.dial(from, b, mtls.ProtoOpaque)
 }
 
 // pumpWaiting reads ahead while the upstream is being made, and learns that
@@ -97,13 +94,9 @@ func (e *session) upReady() {
 
 // upFailed tries another backend, or gives up.
 func (e *session) upFailed(b route.Backend, err error) {
-	if e.phase == exchanges {
-		e.upFailedHTTP(b, err)
-		return
-	}
 	if e.kind != Inbound && err != errNoBackend {
 		if e.tried = append(e.tried, b.Addr); len(e.tried) < maxTries {
-			e.connect(mtls.ProtoOpaque)
+			e.connect()
 			return
 		}
 	}

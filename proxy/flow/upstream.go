@@ -13,7 +13,7 @@ import (
 	"redoubt.dev/proxy/route"
 )
 
-// upstream is one connection to a backend.
+// upstream is a stream's connection to a backend.
 type upstream struct {
 	w       *Worker
 	site    *Site
@@ -21,12 +21,8 @@ type upstream struct {
 	backend route.Backend
 	self    *mtls.Identity // nil in clear
 	peer    mtls.Peer
-	owner   *session // nil while idle
+	owner   *session
 	state   upState
-	reused  bool
-	rested  int64  // since when it is unused, by Mono; inbound
-	mark    uint64 // bytes sent before the request under way
-	until   int64  // when the earlier certificate runs out, by Mono; 0 in clear
 	load    *load
 	timer   engine.Timer
 }
@@ -37,7 +33,6 @@ const (
 	dialing upState = iota
 	handshaking
 	ready
-	idle
 	gone
 )
 
@@ -98,7 +93,7 @@ func (d *dialer) OnConn(c *engine.Conn) {
 	u.site.shakes.Add(1)
 	u.state = handshaking
 	_, t := u.site.self()
-	u.w.sh.Handshakes.Client(c, u.self, t.Trust, u.backend.ID, d.proto, u.named)
+	u.w.sh.Handshakes.Client(c, u.self, t.Trust, u.backend.ID, []string{d.proto}, u.named)
 }
 
 // named goes on when the handshake with the backend has ended.
@@ -116,10 +111,9 @@ func (u *upstream) named(p mtls.Peer, err error) {
 	}
 	u.w.Count.Handshakes++
 	u.peer = p
-	u.until = u.w.l.Now() + int64(time.Until(earlier(p.NotAfter, u.self.NotAfter)))
 	u.c.SetHandler(u)
 	if _, t := u.site.self(); t.Revoked(p.Serial) {
-		u.failed(&errs.Error{Kind: errs.Unproven, Subject: "backend " + u.backend.Addr.String(), Field: "certificate", Expected: "not revoked"})
+		u.failed(revoked(u.backend.Addr))
 		return
 	}
 	u.connected()
@@ -143,22 +137,12 @@ func (u *upstream) OnConn(c *engine.Conn) {
 		}
 	case ready:
 		u.owner.pump()
-	case idle:
-		// Whatever an idle server says, it is not the answer to a request
-		// that was not sent: its end, or a stray response.
-		if c.Fill(1) || c.Dead() {
-			u.finish()
-		}
 	}
 }
 
-// Expire is told that connecting took too long, or that the idle time is
-// over.
+// Expire is told that connecting took too long.
 func (u *upstream) Expire(*engine.Timer) {
-	switch u.state {
-	case idle:
-		u.finish()
-	case dialing:
+	if u.state == dialing {
 		u.failed(&errs.Error{Kind: errs.Unavailable, Subject: "connect to " + u.backend.Addr.String(), Expected: fmt.Sprintf("an answer within %s", connectTime)})
 	}
 }
@@ -178,8 +162,6 @@ func (u *upstream) leave() {
 	switch u.state {
 	case gone:
 		return
-	case idle:
-		u.w.pools[u.key()].remove(u)
 	case handshaking:
 		u.site.shakes.Add(-1)
 		u.load.active--

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"redoubt.dev/proxy/engine"
+	"redoubt.dev/proxy/exchange"
 	"redoubt.dev/proxy/mtls"
 )
 
@@ -32,9 +33,13 @@ type Worker struct {
 	n        int // own index in Shared.Workers
 	watches  map[*Site][]*acceptor
 	sessions session // ring head
-	pools    map[poolKey]*pool
+	x        *exchange.Worker
+	m        *exchange.Manager
+	dests    map[destKey]*dest
+	total    *exchange.Cluster // whose counters are all dests'; nil before the first
 	loads    map[netip.AddrPort]*load
-	buf      []byte // for a head being written; empty between calls
+	buf      []byte // empty between calls
+	path     []byte
 	rng      uint64
 	log      logBuf
 	draining bool
@@ -44,10 +49,11 @@ type Worker struct {
 
 // NewWorker makes the worker of l.
 func NewWorker(l *engine.Loop, sh *Shared, n int) *Worker {
-	w := &Worker{l: l, sh: sh, n: n, watches: map[*Site][]*acceptor{}, pools: map[poolKey]*pool{}, loads: map[netip.AddrPort]*load{},
-		buf: make([]byte, 0, 72<<10), rng: uint64(engine.Mono())*2654435761 + uint64(n) + 1}
+	w := &Worker{l: l, sh: sh, n: n, watches: map[*Site][]*acceptor{}, dests: map[destKey]*dest{}, m: manager(), loads: map[netip.AddrPort]*load{},
+		buf: make([]byte, 0, 4<<10), rng: uint64(engine.Mono())*2654435761 + uint64(n) + 1}
 	w.sessions.next, w.sessions.prev = &w.sessions, &w.sessions
 	w.log.w = w
+	w.x = exchange.NewWorker(l, &exchange.Shared{Handshakes: sh.Handshakes.Handshaker}, 0)
 	return w
 }
 
@@ -87,10 +93,9 @@ func (w *Worker) Remove(s *Site) {
 		}
 		e = next
 	}
-	for k, p := range w.pools {
+	for k, d := range w.dests {
 		if k.site == s {
-			p.drop(func(*upstream) bool { return true })
-			delete(w.pools, k)
+			w.drop(d)
 		}
 	}
 }
@@ -230,9 +235,7 @@ func (w *Worker) Drain() {
 		e.retire()
 		e = next
 	}
-	for _, p := range w.pools {
-		p.drop(func(*upstream) bool { return true })
-	}
+	w.x.Drain()
 	w.log.flush()
 }
 

@@ -254,16 +254,17 @@ func (c *Conn) deliver(p []byte, end bool) {
 	if end {
 		s.state |= recvEnd
 	}
-	id, n := s.id, len(p)
+	// Owed before it is told: an owner that keeps what came may pass all of it
+	// on within Body, by Consumed.
+	id := s.id
+	s.owed += int64(len(p))
 	used := c.h.Body(s, p, end)
-	used = min(max(0, used), n)
 	if !c.has(s, id) {
-		c.giveConn(int64(n))
-		return
+		return // close gave back what was owed
 	}
-	s.owed += int64(n - used)
-	if used > 0 {
-		c.give(s, int64(used))
+	if k := min(int64(max(0, used)), int64(len(p)), s.owed); k > 0 {
+		s.owed -= k
+		c.give(s, k)
 	}
 	if end {
 		c.settle(s)

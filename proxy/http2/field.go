@@ -131,6 +131,7 @@ func (r *reading) known(k message.Known, v []byte, at message.Span) bool {
 		return false
 	case message.Expect:
 		r.expects = message.EqualFold(v, "100-continue")
+		return !r.expects // Continue says it
 	case message.Cookie:
 		r.cookies++
 	}

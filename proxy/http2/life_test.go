@@ -151,6 +151,37 @@ func TestWindowIsGivenBack(t *testing.T) {
 	r.conserved()
 }
 
+// keeper keeps a first run, and passes it on together with the next, as it
+// comes.
+type keeper struct {
+	*owner
+	kept int
+}
+
+func (k *keeper) Body(s *Stream, p []byte, _ bool) int {
+	if k.kept += len(p); k.kept > len(p) {
+		k.c.Consumed(s, k.kept)
+		k.kept = 0
+	}
+	return 0
+}
+
+// TestConsumedWithinBody: what an owner passes on while it is told of it is
+// given back too.
+func TestConsumedWithinBody(t *testing.T) {
+	r := newRaw(t, Server, Options{StreamWindow: 70_000})
+	r.o.holding = true
+	r.o.c.h = &keeper{owner: r.o}
+	r.headers(1, false, request("/hold")...)
+	r.fr.WriteData(1, false, make([]byte, 15_000))
+	r.fr.WriteData(1, false, make([]byte, 15_000))
+	r.ok()
+	if n := r.o.held[0].s.Unread(); n != 0 {
+		t.Errorf("%d bytes of window are lost", n)
+	}
+	r.conserved()
+}
+
 // TestOwnerEndsInside: the owner may end a stream in any callback.
 func TestOwnerEndsInside(t *testing.T) {
 	for _, at := range []string{"open", "head", "body", "trailers"} {

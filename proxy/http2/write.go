@@ -62,6 +62,7 @@ var (
 	valueHTTP     = []byte("http")
 	valueTrailers = []byte("trailers")
 	valueConnect  = []byte("CONNECT")
+	valueContinue = []byte("100-continue")
 )
 
 func (c *Conn) appendRequest(b []byte, m *message.Request, connect bool) []byte {
@@ -88,6 +89,9 @@ func (c *Conn) appendRequest(b []byte, m *message.Request, connect bool) []byte 
 	b = c.appendFields(b, &m.Head, false)
 	if m.Length > 0 || m.Length == 0 && !connect && wantsLength(method) {
 		b = c.appendLength(b, m.Length)
+	}
+	if m.Continue {
+		b = e.AppendStatic(b, hpack.NameExpect, valueContinue, hpack.Index)
 	}
 	if m.Trailers {
 		b = e.Append(b, nameTE, valueTrailers, hpack.Index)

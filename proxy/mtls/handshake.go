@@ -37,10 +37,10 @@ func (s *Handshaker) Server(c *engine.Conn, self *Identity, t *Trust, done Done)
 	s.Handshaker.Server(c, t.server(self, peer), opts, named(peer, done))
 }
 
-// Client names the server of c, which must be expect.
-func (s *Handshaker) Client(c *engine.Conn, self *Identity, t *Trust, expect, proto string, done Done) {
+// Client names the server of c, which must be expect, and offers protos.
+func (s *Handshaker) Client(c *engine.Conn, self *Identity, t *Trust, expect string, protos []string, done Done) {
 	peer := new(Peer)
-	s.Handshaker.Client(c, t.client(self, expect, proto, peer), opts, named(peer, done))
+	s.Handshaker.Client(c, t.client(self, expect, protos, peer), opts, named(peer, done))
 }
 
 // named gives out the peer only when the handshake has succeeded.

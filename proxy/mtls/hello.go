@@ -17,5 +17,5 @@ func HelloWhole(b []byte) bool {
 // does not: on a port that takes both, it is left to the application.
 func OffersMesh(b []byte) bool {
 	var h secure.Hello
-	return secure.ParseHello(b, &h) == secure.IsTLS && (h.Offers(ProtoStream) || h.Offers(ProtoOpaque))
+	return secure.ParseHello(b, &h) == secure.IsTLS && (h.Offers(ProtoStream) || h.Offers(ProtoOpaque) || h.Offers(ProtoHTTP2) || h.Offers(ProtoShared))
 }

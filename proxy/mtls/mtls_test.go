@@ -298,7 +298,7 @@ func (s *side) dialTLS(at netip.AddrPort, expect string) (*engine.Conn, result) 
 			return
 		}
 		conn = c
-		s.hs.Client(c, s.self, s.trust, expect, mtls.ProtoStream, func(p mtls.Peer, err error) {
+		s.hs.Client(c, s.self, s.trust, expect, []string{mtls.ProtoStream}, func(p mtls.Peer, err error) {
 			if err == nil {
 				c.SetHandler(echo{})
 			}

@@ -153,9 +153,17 @@ func NewIdentity(s *wire.SVID, t *Trust) (*Identity, error) {
 // first byte that a server-first protocol never sends. The hint cannot widen
 // what is allowed: a stream that is not HTTP matches no rule on methods,
 // paths or hosts.
+//
+// ProtoHTTP2 and ProtoShared are HTTP/2 connections whose streams are the
+// requests of one pod to another: of clients that speak HTTP/2, to an
+// application that is to see HTTP/2, and of clients that speak HTTP/1, to one
+// that is to see HTTP/1. A proxy that does not know them takes one of the
+// older names, which the client offers behind.
 const (
 	ProtoStream = "redoubt/1"
 	ProtoOpaque = "redoubt/1-opaque"
+	ProtoHTTP2  = "redoubt/2"
+	ProtoShared = "redoubt/2-http1"
 )
 
 func (t *Trust) config(self *Identity) *tls.Config {
@@ -172,7 +180,7 @@ func (t *Trust) config(self *Identity) *tls.Config {
 
 func (t *Trust) server(self *Identity, peer *Peer) *tls.Config {
 	c := t.config(self)
-	c.NextProtos = []string{ProtoOpaque, ProtoStream, "http/1.1"}
+	c.NextProtos = []string{ProtoShared, ProtoHTTP2, ProtoOpaque, ProtoStream, "http/1.1"}
 	c.ClientAuth = tls.RequireAnyClientCert // verified below, by the SPIFFE rules
 	c.VerifyConnection = func(s tls.ConnectionState) (err error) {
 		*peer, err = t.verify(s.PeerCertificates, x509.ExtKeyUsageClientAuth)
@@ -182,9 +190,9 @@ func (t *Trust) server(self *Identity, peer *Peer) *tls.Config {
 	return c
 }
 
-func (t *Trust) client(self *Identity, expect, proto string, peer *Peer) *tls.Config {
+func (t *Trust) client(self *Identity, expect string, protos []string, peer *Peer) *tls.Config {
 	c := t.config(self)
-	c.NextProtos = []string{proto}
+	c.NextProtos = protos
 	c.InsecureSkipVerify = true // SVIDs carry no host name; VerifyConnection does it all
 	c.VerifyConnection = func(s tls.ConnectionState) error {
 		p, err := t.verify(s.PeerCertificates, x509.ExtKeyUsageServerAuth)
