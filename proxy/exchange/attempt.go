@@ -325,7 +325,11 @@ func (x *Stream) gotHead(end bool) bool {
 		return false
 	}
 	x.headDone = true
-	x.unkeep()
+	if x.replayAt == len(x.kept) {
+		x.unkeep()
+	} else { // an early response: the rest of what is kept must leave still
+		x.keeping, x.lost = false, true
+	}
 	x.try = 0
 	if x.tunnels() && (r.Status == 101 || r.Status/100 == 2 && x.upgradesByStatus()) {
 		x.tunnelled = true

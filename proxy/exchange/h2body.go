@@ -23,7 +23,7 @@ type h2body struct {
 func (d *h2body) arrive(x *Stream, p []byte, end bool) int {
 	d.last = d.last || end
 	if d.off < len(d.b) || len(p) == 0 {
-		d.b = append(d.b, p...)
+		d.b = after(d.b, &d.off, p)
 		x.pump()
 		return 0
 	}
@@ -38,6 +38,16 @@ func (d *h2body) arrive(x *Stream, p []byte, end bool) int {
 	d.off = 0
 	d.cur, d.inRun = nil, false
 	return used
+}
+
+// after appends p to what of b is unread from off on. What was read goes
+// first: one who is always a little behind would make b as long as the body.
+func after(b []byte, off *int, p []byte) []byte {
+	if *off > 0 && len(b)+len(p) > cap(b) {
+		b = b[:copy(b, b[*off:])]
+		*off = 0
+	}
+	return append(b, p...)
 }
 
 func (d *h2body) peek(trailers bool) (p []byte, last bool) {

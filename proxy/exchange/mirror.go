@@ -61,7 +61,7 @@ func (m *mirror) feed(p []byte) {
 		m.end(false)
 		return
 	}
-	m.b = append(m.b, p...)
+	m.b = after(m.b, &m.off, p)
 	m.x.pump()
 }
 
