@@ -43,7 +43,8 @@ func (x *Stream) answer(l *filter.LocalReply) {
 	x.c.Detail = l.Detail
 	x.c.Local = l
 	x.phase = answering
-	x.again, x.try = 0, 0
+	x.again, x.try, x.total, x.most = 0, 0, 0, 0 // the answer itself has the stream's idle time
+	x.lastByte = x.w.l.Now()
 	r := &x.resp
 	r.Reset()
 	r.Proto = message.HTTP11
@@ -168,6 +169,7 @@ func (x *Stream) pumpAnswer() {
 		if n == 0 {
 			return
 		}
+		x.lastByte = x.w.l.Now()
 	}
 	x.respDone = true
 	x.finish(true)
@@ -180,7 +182,7 @@ func (x *Stream) badRequest(err error) {
 	if e, ok := err.(*http1.Fault); ok {
 		status = e.Status
 	}
-	if err == errCutShort {
+	if err == errCutShort || err == errGone {
 		x.c.Detail = "downstream_remote_disconnect"
 		x.c.Flags |= filter.FlagDownstreamGone
 		x.finish(false)

@@ -47,11 +47,24 @@ func (x *Stream) attempt() {
 	h.Begin()
 	x.tryBegan = now
 	x.try = 0
-	if d := x.limits.PerTry; d > 0 {
+	if d := x.limits.PerTry; d > 0 && x.c.RequestWhole > 0 {
 		x.try = now + int64(d)
 		x.arm()
 	}
+	if x.fwd != nil && !x.shadow {
+		x.address(h)
+	}
 	w.poolOf(cl, h, x.req.Proto).get(x)
+}
+
+// address gives the request what depends on the host and the attempt.
+func (x *Stream) address(h *balance.Host) {
+	if x.fwd.Host.Auto {
+		x.routes.Table.AutoHost(&x.c, h.Endpoint().Host)
+	}
+	if x.retries > 0 && x.c.Route.VHost.IncludeAttempts {
+		x.limits.Attempt(&x.c, x.retries+1)
+	}
 }
 
 func (x *Stream) noHost(why balance.Reason) {
@@ -193,15 +206,18 @@ func (x *Stream) upstreamDied(err error) {
 	u := x.up
 	unheard, fresh := u.unheard(), u.fresh()
 	malformed := isMalformed(err)
+	again := !malformed && !x.headDone && !x.lost && x.interims == 0 && x.replays < maxReplays && (unheard || !fresh && idempotent(x.req.In(x.req.Method)))
 	o := balance.ResetByPeer
-	if malformed {
+	switch {
+	case malformed:
 		o = balance.Malformed
-	}
-	if unheard || !fresh && !x.headDone && !malformed {
+	case unheard || again:
 		o = balance.Cancelled // an idle connection's end says nothing of the host
 	}
 	x.lose(o)
-	x.c.Flags |= filter.FlagUpstreamGone
+	if !again {
+		x.c.Flags |= filter.FlagUpstreamGone
+	}
 	if malformed {
 		x.c.Flags |= filter.FlagUpstreamProtocol
 	}
@@ -211,7 +227,6 @@ func (x *Stream) upstreamDied(err error) {
 		return
 	}
 	x.cluster.count(x.w).Reset++
-	again := !malformed && !x.lost && x.interims == 0 && x.replays < maxReplays && (unheard || !fresh && idempotent(x.req.In(x.req.Method)))
 	switch {
 	case again:
 		x.replays++
@@ -331,6 +346,9 @@ func (x *Stream) gotHead(end bool) bool {
 		x.keeping, x.lost = false, true
 	}
 	x.try = 0
+	if x.c.RequestWhole == 0 {
+		x.total = 0 // who answers early need not be waited for
+	}
 	if x.tunnels() && (r.Status == 101 || r.Status/100 == 2 && x.upgradesByStatus()) {
 		x.tunnelled = true
 		x.reqDone, x.stopped = false, false
@@ -415,13 +433,16 @@ func (x *Stream) Expire(*engine.Timer) {
 		x.c.Flags |= filter.FlagMaxDuration
 		x.expire(504, "max_duration_timeout")
 	case x.total > 0 && now >= x.total:
-		if x.reqDone || x.up != nil {
-			x.c.Flags |= filter.FlagUpstreamTimeout
-			x.lose(balance.TimedOut)
-			x.expire(504, "response_timeout")
-		} else {
+		x.total = 0
+		if x.c.RequestWhole == 0 {
 			x.expire(408, "request_overall_timeout")
+			break
 		}
+		x.c.Flags |= filter.FlagUpstreamTimeout
+		if x.up != nil {
+			x.lose(balance.TimedOut)
+		}
+		x.expire(504, "response_timeout")
 	case x.try > 0 && now >= x.try:
 		x.try = 0
 		x.c.Flags |= filter.FlagUpstreamTimeout

@@ -79,6 +79,18 @@ func (cl *Cluster) count(w *Worker) *ClusterCount { return cl.counts[w.n] }
 func (cl *Cluster) http2(pool *http2.Pool) http2.Options {
 	o := options2(&cl.Cfg.HTTP2)
 	o.Pool = pool
+	if o.ConnWindow == 0 {
+		// What each stream may have sent ahead, together: clients that do not
+		// read must not use up the connection's window for the others.
+		stream, streams := uint64(o.StreamWindow), uint64(o.MaxStreams)
+		if stream == 0 {
+			stream = 256 << 10
+		}
+		if streams == 0 {
+			streams = 100
+		}
+		o.ConnWindow = uint32(min(stream*streams, 1<<31-1))
+	}
 	return o
 }
 

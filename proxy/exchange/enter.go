@@ -163,6 +163,10 @@ func (x *Stream) forward(f *config.Forward) {
 	if x.limits.PerTry > 0 || x.c.Route.VHost.IncludeAttempts {
 		x.limits.Attempt(&x.c, 1)
 	}
+	if x.c.RequestWhole > 0 {
+		x.clock()
+	}
+	x.arm()
 	router.Mirrors(&x.c, x.mirrorTo)
 	x.attempt()
 }

@@ -230,9 +230,10 @@ func (u *h1client) release(whole bool) {
 		u.forget()
 		if u.headed && x.respDone || x.tunnelled {
 			u.c.Finish()
-			return
+		} else {
+			u.c.Abort() // the host should stop working for nobody
 		}
-		u.c.Abort() // the host should stop working for nobody
+		u.p.dialAsNeeded() // one that waited for it needs another
 	case !u.persist || !u.src.done() || u.c.Dead() || len(u.c.Bytes()) > 0:
 		u.close()
 		u.p.dialAsNeeded()

@@ -51,7 +51,7 @@ func (w *Worker) serve1(c *engine.Conn, m *Manager, info *filter.ConnInfo, lead 
 	w.link(&h.server)
 	c.SetHandler(h)
 	m.count(w).Conns++
-	w.l.SetTimer(&h.t, m.headTime, h)
+	h.arm(m.headTime)
 	h.pump()
 	return h
 }
@@ -116,7 +116,7 @@ func (h *h1server) read() bool {
 		h.seen = w.req.Seen()
 		if len(b) > 0 && !h.partial {
 			h.partial, h.since = true, w.l.Now()
-			w.l.SetTimer(&h.t, h.m.headTime, h)
+			h.arm(h.m.headTime)
 		}
 		if h.c.Dead() {
 			h.close() // between requests this is the usual end
@@ -195,10 +195,18 @@ func (h *h1server) Expire(*engine.Timer) {
 		h.close()
 		return
 	default:
-		h.w.l.SetTimer(&h.t, time.Duration(h.since+int64(limit)-now), h)
+		h.arm(time.Duration(h.since + int64(limit) - now))
 		return
 	}
-	h.w.l.SetTimer(&h.t, limit, h)
+	h.arm(limit)
+}
+
+// arm sets the timer, no later than for the connection's end.
+func (h *h1server) arm(d time.Duration) {
+	if most := h.m.cfg.MaxConnDuration; most > 0 && !h.last {
+		d = min(d, max(0, time.Duration(h.began-h.w.l.Now())+most))
+	}
+	h.w.l.SetTimer(&h.t, d, h)
 }
 
 var errSlow = &http1.Fault{Status: 408, Reason: "head not whole in time"}
@@ -261,6 +269,9 @@ func (h *h1server) head(m *message.Response, end bool) {
 		capitals(&m.Head)
 	}
 	bodiless := m.Bodiless(x.isHead) || x.tunnelled
+	if x.c.Local != nil && !x.closeAfter {
+		h.drop()
+	}
 	if x.closeAfter || h.w.draining || x.m.draining.Load() || !x.reqDone && !h.src.done() && x.c.Local != nil {
 		h.last = true
 	}
@@ -284,6 +295,23 @@ func (h *h1server) head(m *message.Response, end bool) {
 	fr.Keep = !h.modern && !fr.Close
 	h.w.buf = http1.AppendResponse(h.w.buf[:0], m, fr)
 	h.c.Append(h.w.buf)
+}
+
+// drop passes over what has come of a body that nobody wants, so that the
+// connection can go on when that is all of it. A client that waits for leave
+// to send one sends none.
+func (h *h1server) drop() {
+	if h.x.req.Continue {
+		return
+	}
+	for n := 0; n < readAhead; {
+		p, _, err := h.peek()
+		if len(p) == 0 || err != nil {
+			return
+		}
+		n += len(p)
+		h.consume(len(p))
+	}
 }
 
 // accept proves to a WebSocket client that its upgrade was understood (RFC
@@ -330,5 +358,7 @@ func (h *h1server) over(x *Stream, whole bool) {
 		h.c.Abort() // the client must not take what it got for all
 	case x.tunnelled || h.last || !h.src.done():
 		h.close()
+	default:
+		h.arm(h.m.idle)
 	}
 }

@@ -53,6 +53,9 @@ type h2call struct {
 	headed      bool
 	reset       bool
 	unprocessed bool
+	first       bool    // the connection was made for it
+	alone       bool    // the host ended this stream, not the connection
+	mark        uint64  // bytes sent before it
 	next, prev  *h2call // in the connection's ring
 }
 
@@ -67,7 +70,7 @@ func (u *h2client) open(x *Stream) upstream {
 	u.count++
 	k := &x.h2u
 	in := k.in.b[:0]
-	*k = h2call{x: x, u: u}
+	*k = h2call{x: x, u: u, first: u.count <= 1, mark: u.c.Sent()}
 	k.in.b = in
 	k.s = u.h.NewStream()
 	h := &u.calls
@@ -107,6 +110,7 @@ func (u *h2client) settle() {
 	}
 	if u.leaving && u.h.Active() == 0 {
 		u.close()
+		u.p.dialAsNeeded()
 		return
 	}
 	u.p.ready2(u)
@@ -244,7 +248,7 @@ func (u *h2client) Reset(s *http2.Stream, code http2.Code) {
 	if k == nil {
 		return
 	}
-	k.reset, k.code, k.unprocessed = true, code, s.Unprocessed
+	k.reset, k.code, k.unprocessed, k.alone = true, code, s.Unprocessed, true
 	if code == http2.NoError && k.in.last { // RFC 9113, 8.1: it needs no more of the request
 		k.reset = false
 		k.x.stopped = true
@@ -354,10 +358,16 @@ func (k *h2call) trailers() *message.Head {
 	return &k.x.respT
 }
 
-func (k *h2call) tunnel()           {}
+func (k *h2call) tunnel() {}
+
 func (k *h2call) switches2xx() bool { return true }
-func (k *h2call) fresh() bool       { return k.x.lead == nil || k.u.count <= 1 }
-func (k *h2call) unheard() bool     { return k.unprocessed || k.code == http2.RefusedStream && k.reset }
+
+// fresh: a host that ends one stream has a reason, which a repetition would
+// meet again; a connection that ends under its streams says nothing of them.
+func (k *h2call) fresh() bool { return k.first || k.alone && k.x.lead == nil }
+func (k *h2call) unheard() bool {
+	return k.unprocessed || k.reset && (k.code == http2.RefusedStream || !k.alone && k.u.c.Unheard(k.mark))
+}
 
 func (k *h2call) unlink() {
 	if k.next != nil {
@@ -381,7 +391,8 @@ func (k *h2call) release(bool) {
 	}
 	u := k.u
 	k.in.reset()
-	if !u.gone && (u.leaving || u.p.head != nil) {
+	u.since = u.p.w.l.Now()
+	if most := u.p.cl.Cfg.MaxRequests; !u.gone && (u.leaving || u.p.head != nil || most > 0 && u.count >= most) {
 		u.c.Again() // settle from the loop, not from within the codec
 	}
 }

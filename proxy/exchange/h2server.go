@@ -47,7 +47,7 @@ func (w *Worker) serve2(c *engine.Conn, m *Manager, info *filter.ConnInfo, lead 
 	h.sides.next, h.sides.prev = &h.sides, &h.sides
 	h.h = http2.New(http2.Server, m.http2(&w.h2), h, c)
 	h.h.Start()
-	w.l.SetTimer(&h.t, m.headTime, h)
+	h.arm(min(m.headTime, m.idle))
 	h.OnConn(c)
 	return h
 }
@@ -173,8 +173,16 @@ func (h *h2server) Expire(*engine.Timer) {
 		limit = min(limit, h.m.headTime)
 	}
 	if !h.ended {
-		h.w.l.SetTimer(&h.t, min(limit, h.m.headTime), h)
+		h.arm(min(limit, h.m.headTime))
 	}
+}
+
+// arm sets the timer, no later than for the connection's end.
+func (h *h2server) arm(d time.Duration) {
+	if most := h.m.cfg.MaxConnDuration; most > 0 && !h.last {
+		d = min(d, max(0, time.Duration(h.began-h.w.l.Now())+most))
+	}
+	h.w.l.SetTimer(&h.t, d, h)
 }
 
 // What follows is what the codec tells.
@@ -390,6 +398,7 @@ func (d *h2side) over(x *Stream, whole bool) {
 	if x.endConn && !d.h.ended {
 		d.h.retire()
 	}
+	d.h.since = d.h.w.l.Now()
 	if d.h.last && !d.h.ended {
 		d.h.c.Again()
 	}

@@ -94,6 +94,7 @@ const (
 	defaultHeadTime   = time.Minute
 	defaultDrain      = 5 * time.Second
 	defaultMaxHead    = 60 << 10
+	forever           = 100 * 365 * 24 * time.Hour
 )
 
 // NewManager makes a manager. Routes are set by SetRouting. prev, which may be
@@ -112,6 +113,9 @@ func NewManager(cfg *config.HTTPManager, chain *filter.Chain, clusters *atomic.P
 	m := &Manager{cfg: cfg, chain: chain, holds: chain.Holds(), tracer: tracer, rules: rules, clusters: clusters, logs: logs,
 		streamIdle: max(0, int64(or(cfg.StreamIdleTimeout, defaultStreamIdle))), idle: or(cfg.IdleTimeout, defaultIdle),
 		headTime: or(cfg.HeadTimeout, defaultHeadTime), drainTime: or(cfg.DrainTimeout, defaultDrain), maxHead: defaultMaxHead, upgrades: map[string]bool{}}
+	if m.idle < 0 {
+		m.idle = forever
+	}
 	if cfg.MaxHead > 0 {
 		m.maxHead = min(cfg.MaxHead, 64<<10)
 	}

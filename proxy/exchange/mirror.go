@@ -5,6 +5,7 @@ package exchange
 import (
 	"redoubt.dev/proxy/config"
 	"redoubt.dev/proxy/message"
+	"redoubt.dev/proxy/router"
 )
 
 // mirrorMax bounds what waits for a mirror that is slower than the request
@@ -25,7 +26,7 @@ type mirror struct {
 // nothing for x.
 func (x *Stream) mirrorTo(to *config.Mirror) {
 	cl := (*x.m.clusters.Load())[to.Cluster]
-	if cl == nil || !cl.Set.Admit(resourceRequests, false) {
+	if cl == nil || x.tunnels() || !cl.Set.Admit(resourceRequests, x.high()) {
 		return
 	}
 	m := &mirror{}
@@ -38,8 +39,8 @@ func (x *Stream) mirrorTo(to *config.Mirror) {
 	y.req = x.req
 	y.req.Head = h
 	y.req.CopyFields(&x.req.Head)
-	a := append(append(x.w.buf[:0], x.req.In(x.req.Authority)...), "-shadow"...)
-	y.req.SetAuthority(a)
+	x.w.buf = router.MirrorHost(x.w.buf[:0], x.req.In(x.req.Authority))
+	y.req.SetAuthority(x.w.buf)
 	y.req.Continue = false
 	y.isHead = x.isHead
 	y.cluster, y.fwd = cl, x.fwd
@@ -47,7 +48,11 @@ func (x *Stream) mirrorTo(to *config.Mirror) {
 	y.idle, y.lastByte = x.idle, x.w.l.Now()
 	cl.count(x.w).Requests++
 	x.mirrors = append(x.mirrors, m)
-	m.last = x.req.Length == 0 && !x.tunnels()
+	y.kept, y.keptAll = append(y.kept, x.kept...), x.keptAll // a filter wanted to see the body
+	if m.last = x.req.Length == 0 || x.keptAll; m.last {
+		y.whole()
+	}
+	y.arm()
 	y.attempt()
 	y.pump()
 }

@@ -29,7 +29,7 @@ func TestEveryFieldIsThoughtOf(t *testing.T) {
 		{h1client{}, "p c x src dst t tls made until rested mark count high reused resting persist headed gone"},
 		{h2client{}, "p c h t tls made turn since until count high settled leaving gone calls"},
 		{h2side{}, "x h s in reset next prev"},
-		{h2call{}, "x u s in code got end headed reset unprocessed next prev"},
+		{h2call{}, "x u s in code got end headed reset unprocessed first alone mark next prev"},
 		{h1source{}, "body data raw"},
 		{h1sink{}, "chunked closes"},
 		{h2body{}, "b off cur used last inRun"},

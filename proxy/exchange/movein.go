@@ -475,9 +475,11 @@ func (a *arrivals) enroll() {
 		return
 	}
 	for _, u := range b.u1 {
+		u.p.open++
 		u.p.host.Conns.Add(1)
 	}
 	for _, u := range b.u2 {
+		u.p.open++
 		u.p.host.Conns.Add(1)
 	}
 	for _, x := range b.xs {

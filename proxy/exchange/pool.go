@@ -34,6 +34,7 @@ type pool struct {
 	tail     *Stream
 	waiting  int
 	dialing  int
+	open     int  // connections, those being made included
 	two      bool // HTTP/2 is spoken, as far as is known
 	asked    bool // by ALPN: whether it is, is known
 	retired  bool
@@ -141,10 +142,12 @@ func (p *pool) dialAsNeeded() {
 	}
 	for p.dialing < want && p.waiting > 0 {
 		if !p.cl.Set.Admit(balance.Connections, p.head.high()) {
-			if p.dialing == 0 && len(p.idle)+len(p.multi) == 0 && p.host.Conns.Load() == 0 {
-				p.fail(balance.Cancelled)
+			if p.open > 0 {
+				return // one that is in use will come free
 			}
-			return // one that is in use will come free
+			// All are other hosts' or loops', and none of those will ever come
+			// here: who has none may make one, as in Envoy.
+			p.cl.Set.Exceed(balance.Connections, p.head.high())
 		}
 		p.dialing++
 		p.dial(p.head)
@@ -192,10 +195,17 @@ func (p *pool) leave(x *Stream) {
 // fail tells those that wait that there is no connection: the first, or all
 // when none can come.
 func (p *pool) fail(o balance.Outcome) {
-	all := p.two || o == balance.Cancelled
-	for x := p.pop(); x != nil; x = p.pop() {
+	for n := p.waiting; n > 0; n-- { // those that come back meanwhile wait for another
+		x := p.pop()
+		if x == nil {
+			return
+		}
+		gen := x.gen
 		x.unconnected(o)
-		if !all {
+		if x.gen == gen && x.phase == forwarding {
+			x.pump() // it has found a connection at once
+		}
+		if !p.two {
 			return
 		}
 	}
@@ -292,6 +302,7 @@ func (p *pool) dial(x *Stream) {
 		d.x, d.gen = x, x.gen
 		d.head = proxyHeader(p.cl.Cfg.ProxyProtocol, x.c.Conn)
 	}
+	p.open++
 	p.host.Conns.Add(1)
 	p.cl.count(p.w).Dials++
 	fd, connecting, err := p.cl.connect(p.host)
@@ -372,6 +383,7 @@ func (d *dialer) failed(o balance.Outcome) {
 
 // closed settles the accounts of a connection that is gone.
 func (p *pool) closed(high bool) {
+	p.open--
 	p.host.Conns.Add(-1)
 	p.cl.Set.Release(balance.Connections, high)
 }
@@ -386,6 +398,7 @@ func (d *dialer) ready(alpn string, info *filter.TLSInfo) {
 	case p.cl.Cfg.Upstream == config.UpAuto:
 		two = alpn == "h2"
 		p.two, p.asked = two, true
+		defer p.dialAsNeeded() // those that wait may need one each
 	case alpn == "http/1.1":
 		two = false // the server insists
 	}

@@ -26,6 +26,7 @@ func (p *pool) ask(i int) {
 		c := o.give(key)
 		if !p.w.l.Post(func() { p.got(c, i) }) && c != nil {
 			c.c.Drop()
+			p.open++
 			p.closed(c.high)
 		}
 	})
@@ -45,6 +46,7 @@ func (w *Worker) give(key poolKey) *h1client {
 		return nil
 	}
 	p.forget(c)
+	p.open--
 	c.resting = false
 	w.l.StopTimer(&c.t)
 	p.prune()
@@ -58,6 +60,7 @@ func (p *pool) got(c *h1client, i int) {
 		return
 	}
 	p.stealing = false
+	p.open++
 	c.p = p
 	if err := p.w.l.Join(c.c, c); err != nil {
 		p.closed(c.high)

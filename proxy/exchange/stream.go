@@ -206,7 +206,9 @@ func (x *Stream) begin() {
 	x.m.count(w).Requests++
 	x.m.count(w).Active++
 	x.idle = x.m.streamIdle
-	if d := x.m.cfg.RequestTimeout; d > 0 {
+	if x.req.Length == 0 && !x.tunnels() {
+		x.whole()
+	} else if d := x.m.cfg.RequestTimeout; d > 0 {
 		x.total = x.c.Began + int64(d)
 	}
 	gen := x.gen
@@ -327,7 +329,7 @@ func (x *Stream) pumpGather() {
 		}
 		if last {
 			x.keptAll = true
-			x.c.RequestWhole = x.lastByte
+			x.whole()
 			break
 		}
 		if len(p) == 0 {
@@ -479,9 +481,7 @@ func (x *Stream) carry(src source, dst sink, t filter.Transform, out *held, y *w
 			x.keep(p[:n], last && n == len(p))
 		}
 		if x.mirrors != nil && src == source(x.down) {
-			for _, m := range x.mirrors {
-				m.feed(p[:n])
-			}
+			x.copyTo(p[:n])
 		}
 		src.consume(n)
 		y.moved += n
@@ -510,7 +510,11 @@ func (x *Stream) carryThrough(src source, dst sink, t filter.Transform, out *hel
 		src.consume(n)
 	}
 	if out.off < len(out.b) {
-		out.off += dst.send(out.b[out.off:], false)
+		k := dst.send(out.b[out.off:], false)
+		if x.mirrors != nil && src == source(x.down) {
+			x.copyTo(out.b[out.off : out.off+k])
+		}
+		out.off += k
 		if out.off < len(out.b) {
 			return n, false, nil
 		}
@@ -519,6 +523,13 @@ func (x *Stream) carryThrough(src source, dst sink, t filter.Transform, out *hel
 		dst.finish(src.trailers())
 	}
 	return max(n, 1), out.done, nil
+}
+
+// copyTo gives the mirrors what was passed on.
+func (x *Stream) copyTo(p []byte) {
+	for _, m := range x.mirrors {
+		m.feed(p)
+	}
 }
 
 // keep remembers bytes that were sent, as long as they are few.
@@ -550,11 +561,31 @@ func (x *Stream) requestDone() {
 		m.end(true)
 	}
 	x.lastByte = x.w.l.Now()
-	if x.fwd != nil && !x.headDone {
-		x.total = 0
-		if x.timeout > 0 && !x.tunnelled {
-			x.total = x.lastByte + x.timeout
-		}
+	if x.c.RequestSent == 0 {
+		x.c.RequestSent = x.lastByte
+	}
+	if x.c.RequestWhole == 0 && !x.tunnelled {
+		x.whole()
 		x.arm()
+	}
+}
+
+// whole notes that the client has sent all of its request: the time for that
+// is over, and the response's begins. It runs over all attempts.
+func (x *Stream) whole() {
+	x.c.RequestWhole = x.w.l.Now()
+	x.clock()
+}
+
+// clock starts the times of the response, once the request is whole and its
+// route known.
+func (x *Stream) clock() {
+	now := x.w.l.Now()
+	x.total = 0
+	if x.timeout > 0 {
+		x.total = now + x.timeout
+	}
+	if d := x.limits.PerTry; d > 0 && x.phase == forwarding && !x.headDone {
+		x.try = now + int64(d)
 	}
 }
