@@ -214,6 +214,7 @@ func TestPath(t *testing.T) {
 		{full, `/a\..\b`, "/b", ingress.PathFine},
 		{full, "/.well-known/...", "/.well-known/...", ingress.PathFine},
 		{full, "/a%2Fb", "/a%2Fb", ingress.PathFine},
+		{full, "/%61dm%69n%7e%2D", "/admin~-", ingress.PathFine},
 		{full, "/a%zz", "", ingress.PathRefused},
 		{full, "/a%2", "", ingress.PathRefused},
 		{full, "/a%00", "", ingress.PathRefused},

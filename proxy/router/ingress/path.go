@@ -147,8 +147,14 @@ func removeDots(buf []byte, from int) ([]byte, bool) {
 	return buf[:from+w], true
 }
 
-// plainDots makes escaped dots plain ones, and backslashes slashes, in place;
-// it gives the new length.
+// unreserved tells characters that mean the same escaped (RFC 3986, 2.3): who
+// authorises /admin must not let /%61dmin pass.
+func unreserved(c byte) bool {
+	return 'a' <= c|0x20 && c|0x20 <= 'z' || '0' <= c && c <= '9' || c == '-' || c == '.' || c == '_' || c == '~'
+}
+
+// plainDots makes what needs no escape plain, dots among it, and backslashes
+// slashes, in place; it gives the new length.
 func plainDots(p []byte) (int, bool) {
 	w := 0
 	for i := 0; i < len(p); i++ {
@@ -160,11 +166,11 @@ func plainDots(p []byte) (int, bool) {
 			if i+2 >= len(p) || unhex(p[i+1]) < 0 || unhex(p[i+2]) < 0 {
 				return 0, false
 			}
-			switch unhex(p[i+1])<<4 | unhex(p[i+2]) {
-			case 0:
+			switch b := byte(unhex(p[i+1])<<4 | unhex(p[i+2])); {
+			case b == 0:
 				return 0, false
-			case '.':
-				c = '.'
+			case unreserved(b):
+				c = b
 				i += 2
 			}
 		}
