@@ -74,3 +74,15 @@ func (s *Server) Hosts(cluster string) map[string]string {
 
 // Faults is how many handlers panicked.
 func (s *Server) Faults() uint64 { return s.faults.Load() }
+
+// Under tells that a cluster has other than n requests under way on its hosts.
+func (s *Server) Under(cluster string, n int64) string {
+	sum := int64(0)
+	for _, h := range (*s.clusters.Load())[cluster].Set.Hosts() {
+		sum += h.Active.Load()
+	}
+	if sum != n {
+		return fmt.Sprintf("%d requests under way, not %d", sum, n)
+	}
+	return ""
+}
