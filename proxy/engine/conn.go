@@ -98,12 +98,15 @@ type Conn struct {
 // takes over, also when it fails.
 func (l *Loop) Add(fd int, connecting bool, h Handler) (*Conn, error) {
 	c := &Conn{l: l, h: h, fd: fd, open: -1, connecting: connecting, writable: !connecting}
-	w, err := l.Watch(fd, unix.EPOLLIN|unix.EPOLLOUT|unix.EPOLLRDHUP|unix.EPOLLET&0xffffffff, c)
+	w, err := l.Watch(fd, connEvents, c)
 	if err != nil {
 		unix.Close(fd)
 		return nil, err
 	}
 	c.w = w
+	if connecting {
+		l.poll.blocked(w)
+	}
 	l.conns[c] = struct{}{}
 	l.load.Add(1)
 	return c, nil
@@ -115,17 +118,17 @@ func (c *Conn) Ready(ev uint32) {
 		c.h.OnConn(c)
 		return
 	}
-	if ev&(unix.EPOLLIN|unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0 {
+	if ev&(evIn|evRdHup|evHup|evErr) != 0 {
 		c.readable = true
 	}
-	if ev&(unix.EPOLLRDHUP|unix.EPOLLHUP|unix.EPOLLERR) != 0 {
+	if ev&(evRdHup|evHup|evErr) != 0 {
 		c.peerShut = true
 	}
-	if ev&(unix.EPOLLHUP|unix.EPOLLERR) != 0 && !c.connecting && !c.shut {
+	if ev&(evHup|evErr) != 0 && !c.connecting && !c.shut {
 		c.reset = true // both directions ended, and not by this side
 	}
 	if c.connecting {
-		if ev&(unix.EPOLLOUT|unix.EPOLLERR|unix.EPOLLHUP) == 0 {
+		if ev&(evOut|evErr|evHup) == 0 {
 			return
 		}
 		c.connecting = false
@@ -135,7 +138,7 @@ func (c *Conn) Ready(ev uint32) {
 			c.fail("connect", unix.Errno(n))
 		}
 	}
-	if ev&(unix.EPOLLOUT|unix.EPOLLERR|unix.EPOLLHUP) != 0 && !c.connecting {
+	if ev&(evOut|evErr|evHup) != 0 && !c.connecting {
 		c.writable = true
 		if c.out.len() > 0 {
 			c.flush()
@@ -190,8 +193,8 @@ func (c *Conn) Unheard(sent uint64) bool {
 	if !c.fin || c.fd < 0 {
 		return false
 	}
-	ti, err := unix.GetsockoptTCPInfo(c.fd, unix.IPPROTO_TCP, unix.TCP_INFO)
-	return err == nil && ti.Bytes_acked <= sent+1 // the SYN counts as one
+	acked, ok := ackedBytes(c.fd)
+	return ok && acked <= sent+1 // the SYN counts as one
 }
 
 func (c *Conn) fail(act string, e unix.Errno) {

@@ -22,7 +22,7 @@ func (c *Conn) Leave() bool {
 // it is closed.
 func (l *Loop) Join(c *Conn, h Handler) error {
 	c.h = h
-	w, err := l.Watch(c.fd, unix.EPOLLIN|unix.EPOLLOUT|unix.EPOLLRDHUP|unix.EPOLLET&0xffffffff, c)
+	w, err := l.Watch(c.fd, connEvents, c)
 	if err != nil {
 		c.Drop()
 		return err

@@ -3,7 +3,6 @@
 package engine
 
 import (
-	"encoding/binary"
 	"fmt"
 	"runtime"
 	"runtime/debug"
@@ -12,8 +11,6 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-
-	"redoubt.dev/base/sys"
 )
 
 // Source is what a descriptor's events go to.
@@ -41,18 +38,18 @@ type Loop struct {
 	// Run.
 	Fault func(cause any, stack []byte)
 
-	ep, wake int
-	slots    []slot
-	spare    []uint32
-	now      int64
-	wheel    wheel
-	bufs     pool
-	pipes    []*Pipe
-	scratch  []byte // one read's worth of ciphertext; empty between calls
-	dirty    []*Conn
-	again    []*Conn
-	again2   []*Conn
-	conns    map[*Conn]struct{}
+	poll    poller // by build: epoll, or Go's own
+	slots   []slot
+	spare   []uint32
+	now     int64
+	wheel   wheel
+	bufs    pool
+	pipes   []*Pipe
+	scratch []byte // one read's worth of ciphertext; empty between calls
+	dirty   []*Conn
+	again   []*Conn
+	again2  []*Conn
+	conns   map[*Conn]struct{}
 
 	load atomic.Int64 // open connections, for balance between loops
 	beat atomic.Int64 // monotonic ns of the turn under way; 0 while waiting
@@ -77,39 +74,28 @@ func Wall(ns int64) time.Time { return epoch.Add(time.Duration(ns)) }
 
 // New makes a loop; Run runs it and releases its descriptors.
 func New() (*Loop, error) {
-	ep, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
-	if err != nil {
-		return nil, fmt.Errorf("make epoll: %w", err)
-	}
-	wake, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
-	if err != nil {
-		unix.Close(ep)
-		return nil, fmt.Errorf("make eventfd: %w", err)
-	}
-	l := &Loop{ep: ep, wake: wake, slots: make([]slot, 1, 1024), scratch: make([]byte, classes[2]), conns: map[*Conn]struct{}{}}
+	l := &Loop{slots: make([]slot, 1, 1024), scratch: make([]byte, classes[2]), conns: map[*Conn]struct{}{}}
 	l.now = Mono()
 	l.wheel.init(l.now)
-	if _, err := l.Watch(wake, unix.EPOLLIN, (*waker)(l)); err != nil {
-		unix.Close(ep)
-		unix.Close(wake)
+	if err := l.poll.open(); err != nil {
 		return nil, err
 	}
 	return l, nil
 }
 
-type waker Loop
-
-// Ready empties the eventfd; the posted functions run later in the turn.
-func (w *waker) Ready(uint32) {
-	var b [8]byte
-	sys.Read(w.wake, b[:])
-}
-
 // Discard releases a loop that will not Run.
 func (l *Loop) Discard() { l.end() }
 
-// Watch adds fd with the given epoll events. The caller keeps fd and calls
-// Unwatch before it closes it.
+// What to Watch for. A watch is level-triggered unless it says otherwise.
+const (
+	Readable = evIn               // one descriptor that no other loop watches
+	Shared   = evIn | evExclusive // by several loops: few are told of one event
+
+	connEvents = evIn | evOut | evRdHup | evEdge
+)
+
+// Watch adds fd with the given events. The caller keeps fd and calls Unwatch
+// before it closes it.
 func (l *Loop) Watch(fd int, events uint32, src Source) (Watch, error) {
 	var i uint32
 	if n := len(l.spare); n > 0 {
@@ -122,8 +108,7 @@ func (l *Loop) Watch(fd int, events uint32, src Source) (Watch, error) {
 	s := &l.slots[i]
 	s.gen++
 	s.src, s.fd = src, fd
-	ev := unix.EpollEvent{Events: events, Fd: int32(i), Pad: int32(s.gen)}
-	if err := unix.EpollCtl(l.ep, unix.EPOLL_CTL_ADD, fd, &ev); err != nil {
+	if err := l.poll.add(fd, event{Events: events, Fd: int32(i), Pad: int32(s.gen)}); err != nil {
 		s.src = nil
 		l.spare = append(l.spare, i)
 		return Watch{}, fmt.Errorf("watch descriptor: %w", err)
@@ -137,12 +122,12 @@ func (l *Loop) Unwatch(w Watch) {
 	if w.idx == 0 || s.gen != w.gen || s.src == nil {
 		return
 	}
-	unix.EpollCtl(l.ep, unix.EPOLL_CTL_DEL, s.fd, nil)
+	l.poll.remove(s.fd)
 	l.forget(w)
 }
 
-// forget frees the table's entry of a descriptor whose close removes it from
-// epoll by itself.
+// forget frees the table's entry of a descriptor that is about to be closed,
+// which removes it from epoll by itself.
 func (l *Loop) forget(w Watch) {
 	s := &l.slots[w.idx]
 	if w.idx == 0 || s.gen != w.gen {
@@ -150,6 +135,7 @@ func (l *Loop) forget(w Watch) {
 	}
 	s.src = nil
 	l.spare = append(l.spare, w.idx)
+	l.poll.leave(w.idx)
 }
 
 // Post runs f on the loop, soon. False means that the loop has ended and f
@@ -165,15 +151,9 @@ func (l *Loop) Post(f func()) bool {
 	l.woken = true
 	l.mu.Unlock()
 	if wake {
-		l.kick()
+		l.poll.kick()
 	}
 	return true
-}
-
-func (l *Loop) kick() {
-	var b [8]byte
-	binary.NativeEndian.PutUint64(b[:], 1)
-	sys.Write(l.wake, b[:])
 }
 
 // Stop asks Run to end after the current turn.
@@ -223,7 +203,7 @@ func (l *Loop) Run() error {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	defer l.end()
-	events := make([]unix.EpollEvent, 256)
+	events := make([]event, 256)
 	busy := false
 	for !l.stop {
 		n, err := l.sleep(events, busy)
@@ -236,26 +216,13 @@ func (l *Loop) Run() error {
 	return nil
 }
 
-func (l *Loop) sleep(events []unix.EpollEvent, busy bool) (int, error) {
+func (l *Loop) sleep(events []event, busy bool) (int, error) {
 	ms := 0
 	if len(l.again) == 0 {
 		ms = l.wheel.wait(Mono())
 	}
 	l.beat.Store(0)
-	var n int
-	var e unix.Errno
-	if l.Spin && (ms >= 0 && ms <= spin || busy) {
-		short := spin
-		if ms >= 0 {
-			short = min(ms, spin)
-		}
-		n, e = sys.EpollSpin(l.ep, events, short)
-		if n == 0 && e == 0 && (ms < 0 || ms > spin) {
-			n, e = sys.EpollWait(l.ep, events, max(ms-spin, -1))
-		}
-	} else {
-		n, e = sys.EpollWait(l.ep, events, ms)
-	}
+	n, e := l.poll.wait(events, ms, l.Spin && (ms >= 0 && ms <= spin || busy))
 	l.now = Mono()
 	l.beat.Store(l.now)
 	if e != 0 && e != unix.EINTR {
@@ -264,7 +231,7 @@ func (l *Loop) sleep(events []unix.EpollEvent, busy bool) (int, error) {
 	return n, nil
 }
 
-func (l *Loop) turn(events []unix.EpollEvent) {
+func (l *Loop) turn(events []event) {
 	for i := range events {
 		ev := &events[i]
 		// A slot may have been freed, or given to another, by a handler that
@@ -361,7 +328,6 @@ func (l *Loop) end() {
 		unix.Close(p.r)
 		unix.Close(p.w)
 	}
-	unix.Close(l.ep)
-	unix.Close(l.wake)
+	l.poll.close()
 	l.beat.Store(0)
 }

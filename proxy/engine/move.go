@@ -91,7 +91,7 @@ func (c *Conn) Frozen() int { return c.held - 1 }
 func (c *Conn) Thaw(h Handler) error {
 	c.fd, c.held = c.held-1, 0
 	c.h = h
-	w, err := c.l.Watch(c.fd, unix.EPOLLIN|unix.EPOLLOUT|unix.EPOLLRDHUP|unix.EPOLLET&0xffffffff, c)
+	w, err := c.l.Watch(c.fd, connEvents, c)
 	if err != nil {
 		c.Fail(fmt.Errorf("take up connection: %w", err))
 	}

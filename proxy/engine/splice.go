@@ -33,15 +33,11 @@ func (l *Loop) Pipe() *Pipe {
 		l.pipes = l.pipes[:n-1]
 		return p
 	}
-	var fds [2]int
-	if unix.Pipe2(fds[:], unix.O_NONBLOCK|unix.O_CLOEXEC) != nil {
+	r, w, size := openPipe()
+	if size == 0 {
 		return nil
 	}
-	size, err := unix.FcntlInt(uintptr(fds[1]), unix.F_SETPIPE_SZ, pipeSize)
-	if err != nil {
-		size = 64 << 10
-	}
-	return &Pipe{l: l, r: fds[0], w: fds[1], size: size}
+	return &Pipe{l: l, r: r, w: w, size: size}
 }
 
 // Release gives the pipe back. One that holds bytes is closed, and they are
@@ -101,6 +97,7 @@ func (p *Pipe) Move(dst, src *Conn, limit int) (in, out int) {
 		case e == unix.EINTR:
 		case e == unix.EAGAIN:
 			dst.writable = false
+			dst.l.poll.blocked(dst.w)
 			return in, out
 		case e != 0:
 			dst.failWrite(e)

@@ -182,6 +182,7 @@ func (c *Conn) write(p []byte) int {
 			continue
 		case e == unix.EAGAIN:
 			c.writable = false
+			c.l.poll.blocked(c.w)
 			return 0
 		case e != 0:
 			c.failWrite(e)
