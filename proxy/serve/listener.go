@@ -11,6 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"redoubt.dev/api/errs"
+	"redoubt.dev/base/sys"
 	"redoubt.dev/proxy/config"
 	"redoubt.dev/proxy/engine"
 )
@@ -59,12 +60,12 @@ func bind(c *config.Listener) (fd int, at netip.AddrPort, err error) {
 		kind = unix.SOCK_DGRAM
 	}
 	fd = -1
-	if fd, err = unix.Socket(family, kind|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0); err != nil {
+	if fd, err = sys.Socket(family, kind); err != nil {
 		return bad("make socket", err)
 	}
 	unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1)
 	if c.Transparent {
-		if err := unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_TRANSPARENT, 1); err != nil {
+		if err := sys.Transparent(fd); err != nil {
 			return bad("make it transparent", err)
 		}
 	}
@@ -130,7 +131,7 @@ const (
 // loop, not all. Level-triggered, so that a turn may leave connections for the
 // next.
 func (a *acceptor) listen() (err error) {
-	a.watch, err = a.w.l.Watch(a.ln.fd, unix.EPOLLIN|unix.EPOLLEXCLUSIVE, a)
+	a.watch, err = a.w.l.Watch(a.ln.fd, engine.Shared, a)
 	return err
 }
 
@@ -150,7 +151,7 @@ func (a *acceptor) Expire(t *engine.Timer) {
 // Ready accepts what waits.
 func (a *acceptor) Ready(uint32) {
 	for range acceptBatch {
-		fd, sa, err := unix.Accept4(a.ln.fd, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
+		fd, sa, err := sys.Accept(a.ln.fd)
 		switch err {
 		case nil:
 		case unix.EINTR, unix.ECONNABORTED:

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"redoubt.dev/base/sys"
 	"redoubt.dev/proxy/balance"
 	"redoubt.dev/proxy/config"
 	"redoubt.dev/proxy/engine"
@@ -61,7 +62,7 @@ func (w *worker) listenUDP(ln *listener) {
 }
 
 func (d *datagrams) listen() (err error) {
-	d.watch, err = d.w.l.Watch(d.ln.fd, unix.EPOLLIN|unix.EPOLLEXCLUSIVE, d)
+	d.watch, err = d.w.l.Watch(d.ln.fd, engine.Shared, d)
 	return err
 }
 
@@ -127,7 +128,7 @@ func (d *datagrams) open(cfg *config.UDPProxy, from netip.AddrPort, sa unix.Sock
 	if h.Addr.Addr().Is6() {
 		family = unix.AF_INET6
 	}
-	fd, err := unix.Socket(family, unix.SOCK_DGRAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	fd, err := sys.Socket(family, unix.SOCK_DGRAM)
 	if err != nil {
 		n.Shed++
 		return nil
@@ -138,7 +139,7 @@ func (d *datagrams) open(cfg *config.UDPProxy, from netip.AddrPort, sa unix.Sock
 		return nil
 	}
 	s := &session{d: d, client: from, sa: sa, host: h, cl: cl, fd: fd, info: filter.ConnInfo{Listener: d.ln.name, Peer: from, Source: from, Local: d.ln.addr}}
-	if s.watch, err = d.w.l.Watch(fd, unix.EPOLLIN, s); err != nil {
+	if s.watch, err = d.w.l.Watch(fd, engine.Readable, s); err != nil {
 		unix.Close(fd)
 		n.Shed++
 		return nil

@@ -123,10 +123,15 @@ func whole(t testing.TB) {
 	t.Cleanup(func() {
 		until(t, func() string {
 			if n, k := descriptors(), runtime.NumGoroutine(); n > fds || k > gs {
+				runtime.GC() // io.Copy keeps pipes in a pool
 				return fmt.Sprintf("%d descriptors, at first %d; %d goroutines, at first %d", n, fds, k, gs)
 			}
 			return ""
 		})
+		if t.Failed() && runtime.NumGoroutine() > gs {
+			b := make([]byte, 64<<10)
+			t.Logf("%s", b[:runtime.Stack(b, true)])
+		}
 	})
 }
 
@@ -334,9 +339,13 @@ func says(t testing.TB, name string) netip.AddrPort {
 // mirrorOf is an origin that answers with the request as it came.
 func mirrorOf(t testing.TB) netip.AddrPort {
 	return origin(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		b, err := io.ReadAll(r.Body)
+		if err != nil {
+			panic(http.ErrAbortHandler)
+		}
 		fmt.Fprintf(w, "%s %s %s\n", r.Method, r.Host, r.URL.RequestURI())
 		r.Header.Write(w)
 		io.WriteString(w, "\n")
-		io.Copy(w, r.Body)
+		w.Write(b)
 	}), true)
 }
