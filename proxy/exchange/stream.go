@@ -269,6 +269,7 @@ func (x *Stream) resume(v filter.Verdict) {
 		return
 	}
 	x.holding = false
+	gen := x.gen
 	switch v {
 	case filter.Reply:
 		x.answerFilter()
@@ -278,7 +279,9 @@ func (x *Stream) resume(v filter.Verdict) {
 	default:
 		x.filterFrom(x.c.At + 1)
 	}
-	x.pump()
+	if x.gen == gen {
+		x.pump()
+	}
 }
 
 func (x *Stream) answerFilter() {

@@ -122,7 +122,7 @@ func (w *Worker) recycle(x *Stream) {
 	if cap(x.kept) > 0 && len(w.keeps) < 64 {
 		w.keeps = append(w.keeps, x.kept[:0])
 	}
-	y := Stream{w: w, gen: x.gen + 1}
+	y := Stream{w: w, gen: x.gen + 1, phase: ended} // who called what ended it sees that
 	y.c.Rand, y.c.Post = x.c.Rand, x.c.Post
 	clear(x.c.Slots)
 	y.c.Slots = x.c.Slots
