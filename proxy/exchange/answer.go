@@ -201,6 +201,9 @@ func (x *Stream) finish(whole bool) {
 	x.toUp.release()
 	x.toDown.release()
 	x.phase = ended
+	if whole && x.c.Detail == "" && x.headDone {
+		x.c.Detail = "via_upstream"
+	}
 	x.c.Ended = engine.Mono()
 	x.m.ended(x)
 	if x.lead != nil {

@@ -5,6 +5,7 @@ package exchange
 import (
 	"encoding/base64"
 	"encoding/binary"
+	"net/netip"
 
 	"redoubt.dev/proxy/engine"
 	"redoubt.dev/proxy/filter"
@@ -21,6 +22,7 @@ type h1client struct {
 	dst     h1sink
 	t       engine.Timer
 	tls     *filter.TLSInfo
+	local   netip.AddrPort // zero when it was made by another process
 	made    int64
 	until   int64  // when it takes no new request, by Mono; 0 for never
 	rested  int64  // since when it is idle
@@ -119,7 +121,7 @@ func (u *h1client) start(m *message.Request, end bool) {
 	u.c.Append(w.buf)
 	u.dst = h1sink{chunked: m.Length < 0}
 	w.resp.Reset()
-	u.x.c.UpstreamTLS = u.tls
+	u.x.c.UpstreamTLS, u.x.c.UpstreamLocal = u.tls, u.local
 }
 
 // upgrade gives an extended CONNECT the form that HTTP/1.1 has for it.

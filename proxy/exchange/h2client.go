@@ -3,6 +3,7 @@
 package exchange
 
 import (
+	"net/netip"
 	"time"
 
 	"redoubt.dev/proxy/engine"
@@ -18,6 +19,7 @@ type h2client struct {
 	h       *http2.Conn
 	t       engine.Timer
 	tls     *filter.TLSInfo
+	local   netip.AddrPort // zero when it was made by another process
 	made    int64
 	turn    int64 // when Elapse was told last
 	since   int64 // without streams
@@ -30,8 +32,8 @@ type h2client struct {
 	calls   h2call // ring head of the streams under way
 }
 
-func newH2Client(p *pool, c *engine.Conn, high bool, info *filter.TLSInfo) {
-	u := &h2client{p: p, c: c, high: high, tls: info, made: p.w.l.Now(), turn: p.w.l.Now(), since: p.w.l.Now(), until: p.until(info)}
+func newH2Client(p *pool, c *engine.Conn, high bool, info *filter.TLSInfo, local netip.AddrPort) {
+	u := &h2client{p: p, c: c, local: local, high: high, tls: info, made: p.w.l.Now(), turn: p.w.l.Now(), since: p.w.l.Now(), until: p.until(info)}
 	u.calls.next, u.calls.prev = &u.calls, &u.calls
 	u.h = http2.New(http2.Client, p.cl.http2(&p.w.h2), u, c)
 	c.SetHandler(u)
@@ -288,7 +290,7 @@ func (k *h2call) start(m *message.Request, end bool) {
 	k.s.Owner = k
 	k.s.Resp = &x.resp
 	k.s.Trailers = &x.respT
-	x.c.UpstreamTLS = k.u.tls
+	x.c.UpstreamTLS, x.c.UpstreamLocal = k.u.tls, k.u.local
 	h1upgrade := m.Upgrade.Len() > 0 && string(m.In(m.Method)) != "CONNECT"
 	if h1upgrade { // the form that HTTP/2 has for it (RFC 8441)
 		m.Method = m.PutString("CONNECT")

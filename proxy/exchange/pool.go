@@ -3,7 +3,10 @@
 package exchange
 
 import (
+	"net/netip"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"redoubt.dev/proxy/balance"
 	"redoubt.dev/proxy/config"
@@ -289,6 +292,7 @@ type dialer struct {
 	gen    uint32
 	high   bool
 	began  int64
+	local  netip.AddrPort
 	over   bool
 }
 
@@ -307,6 +311,7 @@ func (p *pool) dial(x *Stream) {
 	p.cl.count(p.w).Dials++
 	fd, connecting, err := p.cl.connect(p.host)
 	if err == nil {
+		d.local = localAddr(fd)
 		d.c, err = p.w.l.Add(fd, connecting, d)
 	}
 	if err != nil {
@@ -403,7 +408,7 @@ func (d *dialer) ready(alpn string, info *filter.TLSInfo) {
 		two = false // the server insists
 	}
 	if two {
-		newH2Client(p, d.c, d.high, info)
+		newH2Client(p, d.c, d.high, info, d.local)
 		return
 	}
 	if x := d.x; x != nil && (x.gen != d.gen || x.pool != p) {
@@ -413,7 +418,7 @@ func (d *dialer) ready(alpn string, info *filter.TLSInfo) {
 		p.dialAsNeeded()
 		return
 	}
-	c := &h1client{p: p, c: d.c, high: d.high, made: p.w.l.Now(), tls: info, until: p.until(info)}
+	c := &h1client{p: p, c: d.c, high: d.high, made: p.w.l.Now(), tls: info, until: p.until(info), local: d.local}
 	d.c.SetHandler(c)
 	if d.x != nil {
 		p.leave(d.x)
@@ -423,6 +428,17 @@ func (d *dialer) ready(alpn string, info *filter.TLSInfo) {
 		return
 	}
 	p.ready1(c)
+}
+
+// localAddr is this side's address; zero for a unix socket.
+func localAddr(fd int) netip.AddrPort {
+	switch a, _ := unix.Getsockname(fd); a := a.(type) {
+	case *unix.SockaddrInet4:
+		return netip.AddrPortFrom(netip.AddrFrom4(a.Addr), uint16(a.Port))
+	case *unix.SockaddrInet6:
+		return netip.AddrPortFrom(netip.AddrFrom16(a.Addr).Unmap(), uint16(a.Port))
+	}
+	return netip.AddrPort{}
 }
 
 // until is when a connection takes no new request, by Mono; 0 for never.
