@@ -11,8 +11,6 @@ import (
 	"os"
 	"sync"
 
-	"golang.org/x/sys/unix"
-
 	"redoubt.dev/api/errs"
 	"redoubt.dev/api/wire"
 )
@@ -124,20 +122,4 @@ func listenUnix(path string, mode os.FileMode) (*net.UnixListener, error) {
 		return nil, err
 	}
 	return ln, nil
-}
-
-func peerUID(c *net.UnixConn) (int, error) {
-	raw, err := c.SyscallConn()
-	if err != nil {
-		return -1, err
-	}
-	var cred *unix.Ucred
-	var e error
-	if err := raw.Control(func(fd uintptr) { cred, e = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) }); err != nil {
-		return -1, err
-	}
-	if e != nil {
-		return -1, e
-	}
-	return int(cred.Uid), nil
 }

@@ -131,7 +131,7 @@ func maxConns(loops int) int64 {
 		lim.Cur = 1024
 	}
 	n := int64(min(lim.Cur, 1<<20))
-	return max(64, (n-n/8-64)/int64(loops))
+	return max(64, (n-n/8-64)/int64(loops)/engine.PerConn)
 }
 
 // Run serves until ctx ends or a part fails. It returns after connections

@@ -3,6 +3,7 @@
 package sys
 
 import (
+	"time"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -98,4 +99,10 @@ func Transparent(fd int) error {
 // connects, so that ports are used up by pair of addresses.
 func LatePort(fd int) error {
 	return unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1)
+}
+
+// UserTimeout bounds how long bytes may wait for the peer's kernel before a
+// connection is given up.
+func UserTimeout(fd int, d time.Duration) error {
+	return unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(d.Milliseconds()))
 }

@@ -35,9 +35,12 @@ func TestFreeze(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Discard()
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM, 0)
 	if err != nil {
 		t.Fatal(err)
+	}
+	for _, fd := range fds {
+		unix.SetNonblock(fd, true)
 	}
 	peer := fds[1]
 	defer unix.Close(peer)

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"redoubt.dev/base/sys"
 	"redoubt.dev/proxy/balance"
 	"redoubt.dev/proxy/config"
 	"redoubt.dev/proxy/engine"
@@ -165,7 +166,7 @@ func connect(h *balance.Host, cfg *config.Cluster) (fd int, connecting bool, err
 	default:
 		return -1, false, errNoAddr
 	}
-	fd, err = unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+	fd, err = sys.Socket(family, unix.SOCK_STREAM)
 	if err != nil {
 		return -1, false, fmt.Errorf("make socket: %w", err)
 	}
@@ -173,7 +174,7 @@ func connect(h *balance.Host, cfg *config.Cluster) (fd int, connecting bool, err
 		unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
 	}
 	if a := cfg.SourceAddr; a.IsValid() {
-		unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_BIND_ADDRESS_NO_PORT, 1)
+		sys.LatePort(fd)
 		if err := unix.Bind(fd, sockaddr(netip.AddrPortFrom(a, 0))); err != nil {
 			unix.Close(fd)
 			return -1, false, fmt.Errorf("bind source address: %w", err)

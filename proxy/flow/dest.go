@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"redoubt.dev/api/errs"
+	"redoubt.dev/base/sys"
 	"redoubt.dev/proxy/balance"
 	"redoubt.dev/proxy/config"
 	"redoubt.dev/proxy/engine"
@@ -96,7 +97,7 @@ const peerTimeout = 20 * time.Second
 func (d *dest) connect(*balance.Host) (fd int, connecting bool, err error) {
 	fd, connecting, err = d.site.edge.Dial(d.from, d.to)
 	if err == nil && d.how != one && !d.clear {
-		err = unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(peerTimeout.Milliseconds()))
+		err = sys.UserTimeout(fd, peerTimeout)
 		if err != nil {
 			unix.Close(fd)
 		}

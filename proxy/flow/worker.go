@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"redoubt.dev/base/sys"
 	"redoubt.dev/proxy/engine"
 	"redoubt.dev/proxy/exchange"
 	"redoubt.dev/proxy/mtls"
@@ -119,7 +120,7 @@ const acceptRest = 100 * time.Millisecond
 // loop, not all. Level-triggered, so that a turn may leave connections for
 // the next.
 func (a *acceptor) listen() (err error) {
-	a.watch, err = a.w.l.Watch(a.fd, unix.EPOLLIN|unix.EPOLLEXCLUSIVE, a)
+	a.watch, err = a.w.l.Watch(a.fd, engine.Shared, a)
 	return err
 }
 
@@ -139,7 +140,7 @@ func (a *acceptor) Ready(uint32) {
 		return
 	}
 	for range acceptBatch {
-		fd, sa, err := unix.Accept4(a.fd, unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC)
+		fd, sa, err := sys.Accept(a.fd)
 		switch err {
 		case nil:
 		case unix.EINTR, unix.ECONNABORTED:

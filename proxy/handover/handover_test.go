@@ -22,7 +22,7 @@ const soon = 5 * time.Second
 // pair is a session with both its ends here.
 func pair(t testing.TB) (a, b *Session) {
 	t.Helper()
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM, 0)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -201,18 +201,11 @@ func (s *Session) join(within time.Duration) (f *Frame, err error) {
 	if !s.Peer.trusted() {
 		return nil, &errs.Error{Kind: errs.Denied, Subject: "upgrade socket", Field: "uid", Expected: fmt.Sprintf("0 or %d", os.Geteuid()), Seen: fmt.Sprint(s.Peer.UID)}
 	}
-	// The old process reads our executable through /proc, which the kernel
-	// lets it only while we may be looked into. There is nothing to see yet.
-	was, err := unix.PrctlRetInt(unix.PR_GET_DUMPABLE, 0, 0, 0, 0)
+	hide, err := show()
 	if err != nil {
-		return nil, fmt.Errorf("ask whether this process may be looked into: %w", err)
+		return nil, err
 	}
-	if was != 1 {
-		if err := unix.Prctl(unix.PR_SET_DUMPABLE, 1, 0, 0, 0); err != nil {
-			return nil, fmt.Errorf("let the serving proxy look: %w", err)
-		}
-		defer unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
-	}
+	defer hide()
 	unheard := s.Send(KindHello, nil, nil, helloTime) // it may have refused us already, and then says why
 	if f, err = s.Expect(KindWelcome, within); err != nil {
 		return nil, errors.Join(err, unheard)

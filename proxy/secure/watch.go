@@ -82,19 +82,18 @@ func (w *Watcher) armLocked(s *sub) {
 	if w.fd < 0 {
 		return
 	}
-	const events = unix.IN_CLOSE_WRITE | unix.IN_MOVED_TO | unix.IN_CREATE | unix.IN_DELETE | unix.IN_ATTRIB | unix.IN_MOVE_SELF
 	for _, f := range s.files {
-		unix.InotifyAddWatch(w.fd, filepath.Dir(f), events)
+		watchDir(w.fd, filepath.Dir(f))
 		if real, err := filepath.EvalSymlinks(f); err == nil && filepath.Dir(real) != filepath.Dir(f) {
-			unix.InotifyAddWatch(w.fd, filepath.Dir(real), events)
+			watchDir(w.fd, filepath.Dir(real))
 		}
 	}
 }
 
 // Run watches until ctx ends.
 func (w *Watcher) Run(ctx context.Context) error {
-	fd, err := unix.InotifyInit1(unix.IN_CLOEXEC | unix.IN_NONBLOCK)
-	if err != nil { // the user's instances are used up
+	fd, err := inotify()
+	if err != nil { // the user's instances are used up, or the system has none
 		return w.poll(ctx)
 	}
 	f := os.NewFile(uintptr(fd), "inotify")

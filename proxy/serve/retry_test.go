@@ -157,7 +157,7 @@ func dying(t testing.TB, served, met *atomic.Int64) netip.AddrPort {
 			}
 			if raw, err := c.SyscallConn(); err == nil {
 				raw.Control(func(fd uintptr) {
-					if k, err := unix.IoctlGetInt(int(fd), unix.SIOCINQ); err == nil && k > 0 {
+					if k, _, err := unix.Recvfrom(int(fd), make([]byte, 1), unix.MSG_PEEK|unix.MSG_DONTWAIT); err == nil && k > 0 {
 						met.Add(1)
 					}
 				})
