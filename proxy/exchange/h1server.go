@@ -317,12 +317,14 @@ func (h *h1server) drop() {
 // accept proves to a WebSocket client that its upgrade was understood (RFC
 // 6455, 4.2.2): the other side's protocol has no such proof.
 func (h *h1server) accept(m *message.Response) {
-	key, ok := h.x.req.Find("sec-websocket-key")
-	if !ok {
-		return
+	r := &h.x.req
+	for i := range r.Fields { // one that was dropped on the way counts too
+		if f := &r.Fields[i]; message.EqualFold(r.In(f.Name), "sec-websocket-key") {
+			m.Remove("sec-websocket-accept")
+			m.AddString("sec-websocket-accept", acceptOf(r.In(f.Value)))
+			return
+		}
 	}
-	m.Remove("sec-websocket-accept")
-	m.AddString("sec-websocket-accept", acceptOf(key))
 }
 
 func acceptOf(key []byte) string {

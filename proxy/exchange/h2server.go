@@ -348,6 +348,9 @@ func (d *h2side) head(m *message.Response, end bool) {
 		m.Upgrade = message.Span{}
 		m.Remove("sec-websocket-accept")
 	}
+	if m.Status == 304 {
+		m.Length = message.Unknown // it may be said (RFC 9110, 8.6), but net/http's client then misses the body
+	}
 	d.h.h.WriteResponse(d.s, m, end)
 }
 

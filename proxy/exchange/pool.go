@@ -456,5 +456,5 @@ func (deaf) OnConn(*engine.Conn) {}
 
 // proxyHeader announces the client of info.
 func proxyHeader(version int, info *filter.ConnInfo) []byte {
-	return proxyproto.Append(nil, &proxyproto.Header{Version: version, Source: info.Source, Dest: info.Local})
+	return proxyproto.Append(nil, &proxyproto.Header{Version: version, Stream: true, Source: info.Source, Dest: info.Local})
 }
