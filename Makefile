@@ -46,13 +46,15 @@ benchpackages:
 lint: ## formatting, vet and staticcheck
 	@test -z "$$(gofmt -l $$(git ls-files '*.go') | tee /dev/stderr)"
 	CGO_ENABLED=0 $(GO) vet ./...
+	GOOS=darwin GOARCH=arm64 CGO_ENABLED=0 $(GO) vet ./proxy/engine ./proxy/exchange ./proxy/serve ./proxy/xds ./cmd/redoubt-proxy
 	CGO_ENABLED=0 $(GO) tool staticcheck ./...
 
 unit: ## tests of what links gVisor or containerd, one package at a time: they count what is left on the machine
 	CGO_ENABLED=0 $(GO) test -p 1 $$(echo $(ALL) | tr ' ' '\n' | grep -E '$(HEAVY)')
 
-race: ## all other tests, with the race detector
+race: ## all other tests, with the race detector; the proxy's also without epoll
 	$(GO) test -race $$(echo $(ALL) | tr ' ' '\n' | grep -vE '$(HEAVY)')
+	$(GO) test -race -tags netpoll ./proxy/engine ./proxy/exchange ./proxy/serve
 
 interop: ## against other software: openssl, skopeo, kill -9
 	CGO_ENABLED=0 $(GO) test ./test/interop/... ./test/provenance/... ./test/edge/... ./test/bench/load

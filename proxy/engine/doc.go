@@ -20,6 +20,12 @@
 //   - an event of a descriptor that was closed in the same batch is dropped (generation)
 //   - an idle connection holds no buffer
 //
-// Begin at Loop.Run, then Conn.Fill and Conn.Send. The only lock is
-// Loop.mu, which guards posted functions.
+// How a loop waits is the poller, chosen by build: epoll.go on Linux,
+// netpoll.go elsewhere and with -tags netpoll, slower, by the poller of Go's
+// runtime. Both are edge-triggered for connections, so that nothing else of
+// the package knows which it is.
+//
+// Begin at Loop.Run, then Conn.Fill and Conn.Send. Loop.mu guards posted
+// functions, poller.mu (netpoll.go) the queue of events; neither is held
+// while another is taken.
 package engine
