@@ -3,6 +3,7 @@
 package exchange
 
 import (
+	"bytes"
 	"net/netip"
 
 	"redoubt.dev/proxy/balance"
@@ -58,7 +59,9 @@ func (x *Stream) pathRedirect() {
 		x.reply(400, "path_normalization_failed")
 		return
 	}
-	x.location(307, x.req.In(x.req.Path), "path_normalization_redirect")
+	// One slash: "//name", and "/\name", lead a browser to another host.
+	x.w.buf = append(append(x.w.buf[:0], '/'), bytes.TrimLeft(x.req.In(x.req.Path), `/\`)...)
+	x.location(307, x.w.buf, "path_normalization_redirect")
 }
 
 // location answers with a redirect.
@@ -69,7 +72,7 @@ func (x *Stream) location(status int, to []byte, detail string) {
 // mayUpgrade tells whether the protocol that the request asks for may pass.
 func (x *Stream) mayUpgrade() bool {
 	u := x.req.In(x.req.Upgrade)
-	if message.EqualFold(u, "h2c") { // it may be ignored (RFC 9110, 7.8), and is: nothing unseen passes
+	if message.EqualFold(u, "h2c") && !x.connects() { // it may be ignored (RFC 9110, 7.8), and is: nothing unseen passes
 		x.req.Upgrade = message.Span{}
 		return true
 	}
@@ -87,6 +90,9 @@ func (x *Stream) mayUpgrade() bool {
 	}
 	return x.m.upgrades[string(b[:len(u)])]
 }
+
+// connects tells a CONNECT of either kind.
+func (x *Stream) connects() bool { return string(x.req.In(x.req.Method)) == "CONNECT" }
 
 // route sends the request where its route leads.
 func (x *Stream) route() {
@@ -127,6 +133,10 @@ func (x *Stream) forward(f *config.Forward) {
 	}
 	x.cluster = cl
 	cl.count(x.w).Requests++
+	if x.connects() && !x.tunnels() && cl.Cfg.Upstream != config.UpHTTP2 && cl.Cfg.Upstream != config.UpDownstream { // HTTP/1 has no form for it here
+		x.reply(501, "connect_to_http1")
+		return
+	}
 	if !cl.Set.Admit(resourceRequests, x.high()) {
 		x.c.Flags |= filter.FlagUpstreamOverflow
 		cl.count(x.w).Overflow++
@@ -159,7 +169,10 @@ func (x *Stream) forward(f *config.Forward) {
 		x.most = x.c.Began + int64(d)
 	}
 	t.RequestHeaders(&x.c)
-	t.Rewrite(&x.c, x.m.quiet)
+	if !t.Rewrite(&x.c, x.m.quiet) {
+		x.reply(400, "path_rewrite_failed")
+		return
+	}
 	if x.limits.PerTry > 0 || x.c.Route.VHost.IncludeAttempts {
 		x.limits.Attempt(&x.c, 1)
 	}

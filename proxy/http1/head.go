@@ -202,36 +202,11 @@ func field(b []byte, p, end int) (f Field, err error) {
 	}
 	f.Value = Span{From: int32(i), To: int32(end)}
 	f.Known = message.Lookup(f.Name.In(b))
-	if f.Known == Other && lookalike(f.Name.In(b)) {
+	if f.Known == Other && message.Lookalike(f.Name.In(b)) {
 		return f, errLookalike
 	}
 	return f, nil
 }
-
-// lookalike tells a name that a CGI-like receiver, to which "_" and "-" are
-// the same letter of a variable, takes for a field that a proxy answers for
-// (CVE-2025-64484).
-func lookalike(name []byte) bool {
-	if bytes.IndexByte(name, '_') < 0 || len(name) > maxLookalike {
-		return false
-	}
-	var b [maxLookalike]byte
-	for i, c := range name {
-		if c == '_' {
-			c = '-'
-		}
-		b[i] = c
-	}
-	plain := b[:len(name)]
-	switch message.Lookup(plain) {
-	case ContentLength, TransferEncoding, ClientCert, ForwardedFor:
-		return true
-	}
-	return hasPrefixFold(plain, "x-forwarded-")
-}
-
-// maxLookalike is longer than any name that matters to lookalike.
-const maxLookalike = 64
 
 // framing reads the fields that say where the message ends and what becomes
 // of the connection.
@@ -375,20 +350,16 @@ func hasPrefixFold(b []byte, s string) bool {
 	return true
 }
 
-var isToken, isValue, isTarget, isHost = tables()
+var isToken, isValue, isTarget = tables()
 
-// tables: token and field-value (RFC 9110, 5.6.2 and 5.5); the target allows
-// what clients send beyond RFC 3986, but nothing that could end it, and ASCII
-// only: what another character stands for is the next reader's guess. A host
-// is what names and addresses are made of, not all of reg-name (RFC 3986,
-// 3.2.2): commas and escapes there only serve to be read in two ways.
-func tables() (token, value, target, host [256]bool) {
+// tables: token and field-value (RFC 9110, 5.6.2 and 5.5), and what a target
+// may hold.
+func tables() (token, value, target [256]bool) {
 	for c := range 256 {
 		alnum := '0' <= c && c <= '9' || 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z'
 		token[c] = alnum || c < 128 && bytes.IndexByte([]byte("!#$%&'*+-.^_`|~"), byte(c)) >= 0
 		value[c] = c == '\t' || c >= ' ' && c != 0x7f
-		target[c] = c > ' ' && c < 0x7f && c != '#'
-		host[c] = alnum || c < 128 && bytes.IndexByte([]byte("-._~"), byte(c)) >= 0
+		target[c] = message.IsTarget(byte(c))
 	}
 	return
 }

@@ -5,6 +5,8 @@ package http1
 import (
 	"bytes"
 	"strconv"
+
+	"redoubt.dev/proxy/message"
 )
 
 // Request is a request head. It is reused from message to message.
@@ -107,52 +109,12 @@ func (r *Request) target(b []byte, from, to int) error {
 	return nil
 }
 
-// checkHost reads uri-host [ ":" port ] (RFC 9112, 3.2), without user
-// information. A port that is no number, or a bracket that does not close, is
-// cut off at different places by different readers.
+// checkHost wants a host without user information, or, with empty, none.
 func checkHost(h []byte, empty bool) error {
-	if len(h) == 0 && !empty || len(h) > 255 {
-		return errHost
-	}
-	port := h
-	if len(h) > 0 && h[0] == '[' {
-		i := bytes.IndexByte(h, ']')
-		if i < 0 || !ipv6(h[1:i]) {
-			return errHost
-		}
-		port = h[i+1:]
-	} else {
-		i := 0
-		for i < len(h) && isHost[h[i]] {
-			if h[i] == '.' && i > 0 && h[i-1] == '.' {
-				return errHost // an empty label
-			}
-			i++
-		}
-		port = h[i:]
-		if i == 0 && len(port) > 0 {
-			return errHost // a port of nothing
-		}
-	}
-	if len(port) == 0 {
-		return nil
-	}
-	n, ok := decimal(port[1:])
-	if port[0] != ':' || !ok && len(port) > 1 || n > 65535 {
+	if !message.ValidAuthority(h) && !(empty && len(h) == 0) {
 		return errHost
 	}
 	return nil
-}
-
-// ipv6 tells what can stand between the brackets; whether it is an address is
-// for who resolves it.
-func ipv6(b []byte) bool {
-	for _, c := range b {
-		if hex(c) < 0 && c != ':' && c != '.' {
-			return false
-		}
-	}
-	return bytes.IndexByte(b, ':') >= 0
 }
 
 func (r *Request) check(b []byte) error {

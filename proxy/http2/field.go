@@ -227,13 +227,7 @@ func (r *reading) authority(m *message.Request) bool {
 			return false
 		}
 	}
-	a := m.In(m.Authority)
-	for _, c := range a {
-		if !isHost[c] {
-			return false
-		}
-	}
-	return len(a) > 0
+	return message.ValidAuthority(m.In(m.Authority))
 }
 
 // hasPort tells that an authority ends with a port, without which a tunnel has
@@ -265,21 +259,12 @@ func validPath(p, method []byte) bool {
 		return len(p) == 1 && p[0] == '*' && string(method) == "OPTIONS"
 	}
 	for _, c := range p {
-		if c <= ' ' || c == 0x7f || c == '#' {
+		if !message.IsTarget(c) {
 			return false
 		}
 	}
 	return true
 }
-
-// isHost: characters of an authority (RFC 3986, 3.2) without user information.
-var isHost = func() (t [256]bool) {
-	for c := range 128 {
-		t[c] = '0' <= c && c <= '9' || 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' ||
-			bytes.IndexByte([]byte("-._~!$&'()*+,;=:[]%"), byte(c)) >= 0
-	}
-	return
-}()
 
 // finishResponse checks the whole (RFC 9113, 8.3.2).
 func (r *reading) finishResponse(m *message.Response, st state, end bool) bool {

@@ -5,6 +5,7 @@ package router
 import (
 	"bytes"
 	"regexp"
+	"slices"
 	"strconv"
 
 	"redoubt.dev/api/errs"
@@ -88,28 +89,61 @@ func (s *substitution) append(dst, src []byte) []byte {
 
 // Rewrite gives the request the path and the authority that the route wants
 // upstream, and notes the former path in x-envoy-original-path unless quiet.
-// An authority that is the endpoint's name is AutoHost's matter.
-func (t *Table) Rewrite(c *filter.Context, quiet bool) {
+// An authority that is the endpoint's name is AutoHost's matter. False means
+// that the new path would lead out of what the route stands for: "/api" made
+// "/public/" turns "/api../x" into "/public/../x".
+func (t *Table) Rewrite(c *filter.Context, quiet bool) bool {
 	f := c.Route.To
 	if f == nil {
-		return
+		return true
 	}
 	a := t.of(c.Route)
 	t.rewriteHost(c, f, a)
 	if f.PrefixRewrite == "" && a.rewrite == nil || c.Req.Path.Len() == 0 {
-		return
+		return true
 	}
 	old := c.Req.Path
 	from := len(c.Req.Buf)
 	c.Req.Buf = appendRewritten(c.Req.Buf, c.Req.In(old), c.Route, f.PrefixRewrite, a.rewrite)
 	if !validPath(c.Req.Buf[from:]) { // an expression can make what no target may be
 		c.Req.Buf = c.Req.Buf[:from]
-		return
+		return true
+	}
+	if dots(c.Req.Buf[from:]) && !dots(c.Req.In(old)) {
+		return false
 	}
 	c.Req.Path = message.Span{From: int32(from), To: int32(len(c.Req.Buf))}
 	if !quiet {
 		c.Req.Set("x-envoy-original-path", c.Req.In(old))
 	}
+	return true
+}
+
+// dots tells a path, before its query, in which a server may find a segment
+// "." or "..": escaped, behind a backslash, or with parameters, too.
+func dots(p []byte) bool {
+	n := -1 // dots that are all of the segment so far; -1 for one with more
+	for i := 0; i < len(p) && p[i] != '?'; i++ {
+		c := p[i]
+		if c == '%' && i+2 < len(p) && p[i+1] == '2' && p[i+2]|0x20 == 'e' {
+			c = '.'
+			i += 2
+		}
+		switch {
+		case c == '/' || c == '\\':
+			if n == 1 || n == 2 {
+				return true
+			}
+			n = 0
+		case c == '.' && n >= 0:
+			n++
+		case c == ';' && (n == 1 || n == 2):
+			return true
+		default:
+			n = -1
+		}
+	}
+	return n == 1 || n == 2
 }
 
 func validPath(p []byte) bool {
@@ -159,7 +193,7 @@ func (t *Table) rewriteHost(c *filter.Context, f *config.Forward, a *actions) {
 // be one.
 func setHost(c *filter.Context, from int, xfh bool) {
 	v := c.Req.Buf[from:]
-	if len(v) == 0 || !validHost(v) {
+	if !message.ValidAuthority(v) { // it may come from a field of the request
 		c.Req.Buf = c.Req.Buf[:from]
 		return
 	}
@@ -168,20 +202,6 @@ func setHost(c *filter.Context, from int, xfh bool) {
 	if xfh && old.Len() > 0 {
 		appendList(&c.Req.Head, "x-forwarded-host", c.Req.In(old))
 	}
-}
-
-// validHost refuses bytes that would end or split an authority; it may come
-// from a field of the request.
-func validHost(v []byte) bool {
-	for _, b := range v {
-		switch {
-		case b <= ' ' || b >= 0x7f:
-			return false
-		case b == '/' || b == '?' || b == '#' || b == '@' || b == '\\' || b == ',':
-			return false
-		}
-	}
-	return true
 }
 
 // AutoHost makes the endpoint's name the authority where the route asks for
@@ -270,7 +290,11 @@ func (t *Table) appendTarget(dst []byte, c *filter.Context, r *config.Redirect) 
 	if i := bytes.IndexByte(dst[from:], '?'); i >= 0 && r.StripQuery && !own {
 		dst = dst[:from+i]
 	}
-	return clean(dst, from)
+	dst = clean(dst, from)
+	if len(dst) == from || dst[from] != '/' { // else what the client sent would be more of the host's name, or a user's before another
+		dst = slices.Insert(dst, from, '/')
+	}
+	return dst
 }
 
 // clean drops what would end the field line, were an expression to make it.

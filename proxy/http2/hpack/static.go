@@ -23,7 +23,7 @@ const (
 type info struct {
 	Known    message.Known
 	Kind     Kind
-	BadName  bool // not a token in lower case; pseudo-headers aside
+	BadName  bool // not a token in lower case, or one that reads like another; pseudo-headers aside
 	BadValue bool // holds what no value may, or begins or ends with white space
 }
 
@@ -44,6 +44,7 @@ func look(name []byte) (in info) {
 		}
 	}
 	in.Known = message.Lookup(name)
+	in.BadName = in.Known == message.Other && message.Lookalike(name)
 	return in
 }
 
