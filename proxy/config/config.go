@@ -48,17 +48,16 @@ type ProxyProtocol struct {
 // FilterChain is what becomes of a kind of connections. Exactly one of HTTP
 // and TCP is set.
 type FilterChain struct {
-	Name           string
-	Match          ChainMatch
-	TLS            *ServerTLS    // nil: in clear
-	TLSTimeout     time.Duration // transport_socket_connect_timeout; 0: 10 s
-	ConnLimit      int64         // connection_limit network filter; 0: none
-	RateLimit      *RateLimit    // connections (local_ratelimit network filter)
-	RBAC           *RBAC         // network RBAC; nil: all may connect
-	HTTP           *HTTPManager
-	TCP            *TCPProxy
-	ReadLimit      int // overrides nothing; copied from the listener
-	TransportProto string
+	Name       string
+	Match      ChainMatch
+	TLS        *ServerTLS    // nil: in clear
+	TLSTimeout time.Duration // transport_socket_connect_timeout; 0: 10 s
+	ConnLimit  int64         // connection_limit network filter; 0: none
+	RateLimit  *RateLimit    // connections (local_ratelimit network filter)
+	RBAC       *RBAC         // network RBAC; nil: all may connect
+	HTTP       *HTTPManager
+	TCP        *TCPProxy
+	ReadLimit  int // overrides nothing; copied from the listener
 }
 
 // ChainMatch selects connections. Empty parts match all.
@@ -178,7 +177,6 @@ type HTTPManager struct {
 	Upgrades          []string // lower case, "websocket" and others that may pass; nil: none
 	GenerateRequestID bool
 	KeepRequestID     bool // preserve_external_request_id
-	ServerPush        struct{}
 	Via               string
 }
 
@@ -204,16 +202,14 @@ const (
 
 // HTTP2Options bound an HTTP/2 connection. Zero values are the defaults given.
 type HTTP2Options struct {
-	MaxStreams    uint32 // 100 downstream; upstream the peer's word counts
-	StreamWindow  uint32 // 256 KiB
-	ConnWindow    uint32 // 1 MiB
-	MaxFrame      uint32 // 16 KiB
-	TableSize     uint32 // 4096
-	AllowConnect  bool   // extended CONNECT (RFC 8441)
-	PingInterval  time.Duration
-	PingTimeout   time.Duration
-	MaxOutbound   int // frames queued; 10000
-	MaxInboundBad int // empty frames in a row, pings and settings per stream … see package http2
+	MaxStreams   uint32 // 100 downstream; upstream the peer's word counts
+	StreamWindow uint32 // 256 KiB
+	ConnWindow   uint32 // 1 MiB
+	MaxFrame     uint32 // 16 KiB
+	TableSize    uint32 // 4096
+	AllowConnect bool   // extended CONNECT (RFC 8441)
+	PingInterval time.Duration
+	PingTimeout  time.Duration
 }
 
 // XFF says how X-Forwarded-For is treated.
@@ -371,25 +367,24 @@ type QueryMatch struct {
 
 // Forward sends a request to a cluster.
 type Forward struct {
-	Cluster          string // one of Cluster, ClusterHeader and Weighted is set
-	ClusterHeader    string // lower case
-	Weighted         []Weighted
-	NotFound         int               // cluster_not_found_response_code; 0: 503
-	Subset           map[string]string // metadata_match, filter "envoy.lb"
-	PrefixRewrite    string
-	RegexRewrite     *RegexRewrite
-	Host             HostRewrite
-	Timeout          time.Duration // of the whole response; 0: 15 s; negative: none
-	IdleTimeout      time.Duration // of the stream; 0: the manager's; negative: none
-	MaxDuration      time.Duration
-	GRPCMax          *time.Duration // grpc_timeout_header_max: set, grpc-timeout counts instead of Timeout, up to so much; 0: without bound
-	Retry            *Retry
-	Mirrors          []Mirror
-	Hash             []HashPolicy
-	Priority         uint8           // 0 default, 1 high: which circuit breakers count
-	Upgrades         map[string]bool // overrides the manager's
-	InternalRedirect *InternalRedirect
-	Limits           []LimitActions // rate_limits
+	Cluster       string // one of Cluster, ClusterHeader and Weighted is set
+	ClusterHeader string // lower case
+	Weighted      []Weighted
+	NotFound      int               // cluster_not_found_response_code; 0: 503
+	Subset        map[string]string // metadata_match, filter "envoy.lb"
+	PrefixRewrite string
+	RegexRewrite  *RegexRewrite
+	Host          HostRewrite
+	Timeout       time.Duration // of the whole response; 0: 15 s; negative: none
+	IdleTimeout   time.Duration // of the stream; 0: the manager's; negative: none
+	MaxDuration   time.Duration
+	GRPCMax       *time.Duration // grpc_timeout_header_max: set, grpc-timeout counts instead of Timeout, up to so much; 0: without bound
+	Retry         *Retry
+	Mirrors       []Mirror
+	Hash          []HashPolicy
+	Priority      uint8           // 0 default, 1 high: which circuit breakers count
+	Upgrades      map[string]bool // overrides the manager's
+	Limits        []LimitActions  // rate_limits
 }
 
 // Weighted is one share of a weighted cluster.
@@ -417,13 +412,6 @@ type HostRewrite struct {
 	AppendXFH bool // append_x_forwarded_host
 }
 
-// InternalRedirect follows redirects of the upstream.
-type InternalRedirect struct {
-	Max         uint32
-	Codes       []int
-	CrossScheme bool
-}
-
 // HashPolicy is one source of a request's hash.
 type HashPolicy struct {
 	Header        string // lower case
@@ -449,12 +437,11 @@ type Retry struct {
 	Headers          []HeaderMatch // retriable_headers
 	Num              uint32        // 0: 1
 	PerTry           time.Duration // 0: none
-	PerTryIdle       time.Duration
 	BackoffBase      time.Duration // 0: 25 ms
 	BackoffMax       time.Duration // 0: 10 × base
 	HostAttempts     int           // host_selection_retry_max_attempts
 	AvoidPrevious    bool          // previous_hosts predicate
-	RateLimitedReset bool
+	RateLimitedReset bool          // a Retry-After of the response counts instead of the backoff (rate_limited_retry_back_off)
 }
 
 // RetryOn is a set of conditions.
@@ -533,19 +520,10 @@ type TCPProxy struct {
 	AccessLogs         []*AccessLog
 	HashSourceIP       bool
 	Subset             map[string]string
-	Tunnel             *Tunnel // tunneling_config
-}
-
-// Tunnel wraps the connection in a CONNECT.
-type Tunnel struct {
-	Hostname string
-	UsePost  bool
-	Headers  []HeaderAdd
 }
 
 // UDPProxy is a udp_proxy listener filter.
 type UDPProxy struct {
-	StatPrefix   string
 	Cluster      string
 	IdleTimeout  time.Duration // 0: 1 min
 	HashSourceIP bool
@@ -668,11 +646,8 @@ type Cluster struct {
 	Breakers              [2]Breakers // by priority: default, high
 	ProxyProtocol         int         // 1 or 2 sends a header upstream; 0 none
 	SourceAddr            netip.Addr  // bind_config
-	TrackRemaining        bool
-	CloseOnUnhealthy      bool // close_connections_on_host_health_failure
 	IgnoreHealthOnRemoval bool
 	ReadLimit             int
-	Index                 int // dense, for counters; filled where the configuration is put in force
 }
 
 // Discovery says where hosts come from.

@@ -23,7 +23,6 @@ type CORS struct {
 	PrivateNetwork   bool          // allow_private_network_access
 	ForwardUnmatched bool          // forward_not_matching_preflights; Envoy's default is true, which the reader of the API fills in
 	Enabled          *Fraction     // filter_enabled; nil: always
-	Shadow           *Fraction     // shadow_enabled: evaluated, not enforced, when Enabled says no
 }
 
 // Compression is a content coding.
@@ -75,7 +74,6 @@ type Buffer struct {
 
 // LocalRateLimit bounds requests by token buckets that all loops share.
 type LocalRateLimit struct {
-	StatPrefix     string
 	Bucket         *RateLimit        // nil: no limit but the descriptors'
 	Descriptors    []LimitDescriptor // the first that matches counts; Bucket too when AlwaysDefault
 	AlwaysDefault  bool              // always_consume_default_token_bucket; Envoy's default is true
@@ -121,17 +119,16 @@ type LimitActions struct {
 
 // LimitAction gives one entry. Kind says which of the fields count.
 type LimitAction struct {
-	Kind         LimitKind
-	Key, Value   string        // generic_key, header_value_match, query_parameter_value_match: descriptor_key ("" for the default) and descriptor_value
-	Header       string        // request_headers, lower case
-	Query        string        // query_parameters
-	Optional     bool          // skip_if_absent
-	Headers      []HeaderMatch // header_value_match
-	Params       []QueryMatch  // query_parameter_value_match
-	ExpectMatch  bool          // expect_match; Envoy's default is true
-	PrefixV4     uint8         // masked_remote_address; 0: 32
-	PrefixV6     uint8         // 0: 128
-	DefaultValue string
+	Kind        LimitKind
+	Key, Value  string        // generic_key, header_value_match, query_parameter_value_match: descriptor_key ("" for the default) and descriptor_value
+	Header      string        // request_headers, lower case
+	Query       string        // query_parameters
+	Optional    bool          // skip_if_absent
+	Headers     []HeaderMatch // header_value_match
+	Params      []QueryMatch  // query_parameter_value_match
+	ExpectMatch bool          // expect_match; Envoy's default is true
+	PrefixV4    uint8         // masked_remote_address; 0: 32
+	PrefixV6    uint8         // 0: 128
 }
 
 // LimitKind is a kind of LimitAction.
@@ -152,7 +149,6 @@ const (
 // CSRF refuses requests that change something and come from another origin.
 type CSRF struct {
 	Enabled    Fraction      // filter_enabled
-	Shadow     *Fraction     // shadow_enabled
 	Additional []StringMatch // additional_origins, host and port
 }
 
@@ -173,7 +169,6 @@ type ExtAuthz struct {
 	Enabled           *Fraction // filter_enabled; nil: always
 	DenyAtDisable     bool
 	ValidateMutations bool
-	StatPrefix        string
 }
 
 // AuthzHTTP is a check by HTTP.
@@ -268,17 +263,14 @@ type GRPCWeb struct{}
 // RBACFilter allows and denies requests. Rules.Shadow, or Shadow here, is
 // evaluated and counted, not enforced.
 type RBACFilter struct {
-	Rules      *RBAC // nil: nothing is enforced
-	Shadow     *RBAC
-	StatPrefix string
+	Rules  *RBAC // nil: nothing is enforced
+	Shadow *RBAC
 }
 
 // RouterFilter ends every chain: it sends the request on.
 type RouterFilter struct {
-	NoEnvoyHeaders       bool     // suppress_envoy_headers
-	StrictCheck          []string // strict_check_headers: x-envoy-… fields whose malformed values are refused with 400
-	RespectExpectedRq    bool     // respect_expected_rq_timeout
-	SuppressGRPCFailures bool     // suppress_grpc_request_failure_code_stats
+	NoEnvoyHeaders bool     // suppress_envoy_headers
+	StrictCheck    []string // strict_check_headers: x-envoy-… fields whose malformed values are refused with 400
 }
 
 // HealthFilter answers for a path itself.

@@ -334,6 +334,10 @@ func (x *Stream) gotHead(end bool) bool {
 	if x.retryable && x.mayRetry(router.Outcome{Started: true, Resp: r}) {
 		x.lose(balance.Outcome(r.Status))
 		if x.backOff() {
+			if d := x.retry.After(r); d > 0 {
+				x.again = now + int64(d)
+				x.arm()
+			}
 			return false
 		}
 		x.reply(503, "retry_overflow") // the response is gone with its connection

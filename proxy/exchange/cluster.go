@@ -51,13 +51,14 @@ type Cluster struct {
 	endpoints   atomic.Pointer[config.Endpoints]
 	connectTime time.Duration
 	idle        time.Duration
+	ahead       int             // bytes of a body read ahead
 	counts      []*ClusterCount // by worker
 }
 
 // NewCluster makes a cluster of what it consists of. prev, which may be nil,
 // lends its counters.
 func NewCluster(cfg *config.Cluster, set *balance.Set, tls TLS, workers int, prev *Cluster) *Cluster {
-	cl := &Cluster{Cfg: cfg, Set: set, TLS: tls, connectTime: cfg.ConnectTimeout, idle: cfg.IdleTimeout}
+	cl := &Cluster{Cfg: cfg, Set: set, TLS: tls, connectTime: cfg.ConnectTimeout, idle: cfg.IdleTimeout, ahead: ahead(cfg.ReadLimit)}
 	cl.endpoints.Store(cfg.Endpoints)
 	if cl.connectTime <= 0 {
 		cl.connectTime = 5 * time.Second

@@ -32,8 +32,8 @@ type h1source struct {
 
 func (b *h1source) begin(body http1.Body) { *b = h1source{body: body} }
 
-// peek is source.peek; trailers go into t.
-func (b *h1source) peek(c *engine.Conn, t *message.Head) (p []byte, last bool, err error) {
+// peek is source.peek; trailers go into t. At most ahead bytes are read ahead.
+func (b *h1source) peek(c *engine.Conn, t *message.Head, ahead int) (p []byte, last bool, err error) {
 	for {
 		if b.data > 0 {
 			return c.Bytes()[:b.data], b.body.Done() && b.body.Kind() == http1.Sized, nil
@@ -71,7 +71,7 @@ func (b *h1source) peek(c *engine.Conn, t *message.Head) (p []byte, last bool, e
 			}
 			return nil, false, errCutShort
 		}
-		if !c.Fill(readAhead) {
+		if !c.Fill(ahead) {
 			return nil, false, nil
 		}
 	}

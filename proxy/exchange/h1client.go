@@ -193,7 +193,7 @@ func (u *h1client) response(m *message.Response) (ok, end bool, err error) {
 	}
 }
 
-func (u *h1client) peek() ([]byte, bool, error) { return u.src.peek(u.c, &u.x.respT) }
+func (u *h1client) peek() ([]byte, bool, error) { return u.src.peek(u.c, &u.x.respT, u.p.cl.ahead) }
 func (u *h1client) consume(n int)               { u.src.consume(u.c, n) }
 
 func (u *h1client) trailers() *message.Head {

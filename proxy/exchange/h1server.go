@@ -30,11 +30,13 @@ type h1server struct {
 	since   int64 // when the connection fell idle, or the head under way began
 	seen    int   // bytes scanned of it
 	count   uint32
-	partial bool // a head has begun
-	persist bool // the client can send another request
-	modern  bool // HTTP/1.1
-	last    bool // none is taken after this one
-	running bool // pump is on the stack
+	partial bool          // a head has begun
+	persist bool          // the client can send another request
+	modern  bool          // HTTP/1.1
+	last    bool          // none is taken after this one
+	told    bool          // the client knows
+	grace   time.Duration // how long it may be idle yet, when it departs; 0: it does not
+	running bool          // pump is on the stack
 	ended   bool
 	done    func() // tells the listener; nil once told
 }
@@ -52,6 +54,9 @@ func (w *Worker) serve1(c *engine.Conn, m *Manager, info *filter.ConnInfo, lead 
 	c.SetHandler(h)
 	m.count(w).Conns++
 	h.arm(m.headTime)
+	if w.draining || m.newest().draining.Load() {
+		h.depart(asksAgain)
+	}
 	h.pump()
 	return h
 }
@@ -133,6 +138,7 @@ var errHeadSize = &http1.Fault{Status: 431, Reason: "head too large"}
 // begin starts the exchange whose head is b.
 func (h *h1server) begin(b []byte) {
 	w := h.w
+	h.m = h.m.newest()
 	h.partial, h.seen = false, 0
 	x := w.newStream(h.m, h)
 	x.h1, x.lead = h, h.lead
@@ -179,6 +185,9 @@ func (h *h1server) Expire(*engine.Timer) {
 	limit := h.m.idle
 	if h.partial || h.count == 0 {
 		limit = h.m.headTime
+	}
+	if h.grace > 0 && !h.partial {
+		limit = min(limit, h.grace)
 	}
 	if d := h.m.cfg.MaxConnDuration; d > 0 && now >= h.began+int64(d) {
 		h.retire()
@@ -243,7 +252,7 @@ func (h *h1server) end() {
 
 // What follows is the downstream of the exchange under way.
 
-func (h *h1server) peek() ([]byte, bool, error) { return h.src.peek(h.c, &h.x.reqT) }
+func (h *h1server) peek() ([]byte, bool, error) { return h.src.peek(h.c, &h.x.reqT, h.m.ahead) }
 func (h *h1server) consume(n int)               { h.src.consume(h.c, n) }
 func (h *h1server) trailers() *message.Head     { return h.x.requestTrailers() }
 func (h *h1server) again()                      { h.c.Again() }
@@ -272,7 +281,7 @@ func (h *h1server) head(m *message.Response, end bool) {
 	if x.c.Local != nil && !x.closeAfter {
 		h.drop()
 	}
-	if x.closeAfter || h.w.draining || x.m.draining.Load() || !x.reqDone && !h.src.done() && x.c.Local != nil {
+	if x.closeAfter || h.w.draining || h.m.newest().draining.Load() || !x.reqDone && !h.src.done() && x.c.Local != nil {
 		h.last = true
 	}
 	fr := http1.Frame{Close: h.last || !h.persist}
@@ -291,7 +300,7 @@ func (h *h1server) head(m *message.Response, end bool) {
 		m.Upgrade = m.Put(x.req.In(x.req.Upgrade))
 		h.accept(m)
 	}
-	h.last = fr.Close
+	h.last, h.told = fr.Close, fr.Close
 	fr.Keep = !h.modern && !fr.Close
 	h.w.buf = http1.AppendResponse(h.w.buf[:0], m, fr)
 	h.c.Append(h.w.buf)
@@ -358,8 +367,10 @@ func (h *h1server) over(x *Stream, whole bool) {
 	case !whole:
 		h.end()
 		h.c.Abort() // the client must not take what it got for all
-	case x.tunnelled || h.last || !h.src.done():
+	case x.tunnelled || h.told || !h.src.done():
 		h.close()
+	case h.last: // it was to end only after the head had said otherwise
+		h.depart(asksAgain)
 	default:
 		h.arm(h.m.idle)
 	}

@@ -29,6 +29,7 @@ type h2client struct {
 	settled bool // the peer's SETTINGS came
 	leaving bool // takes no new streams
 	gone    bool
+	keep    keeper
 	calls   h2call // ring head of the streams under way
 }
 
@@ -158,6 +159,7 @@ func (u *h2client) forget() {
 	}
 	u.gone = true
 	u.p.w.l.StopTimer(&u.t)
+	u.keep.stop()
 	u.p.closed(u.high)
 	u.p.prune()
 }
@@ -192,6 +194,7 @@ func (u *h2client) fail() {
 
 func (u *h2client) rest() {
 	u.p.w.l.SetTimer(&u.t, u.p.cl.idle, u)
+	u.keep.begin(u.p.w.l, u.h, &u.p.cl.Cfg.HTTP2, u.fail)
 }
 
 // Expire ends a connection that has been without streams for long, and asks

@@ -28,6 +28,7 @@ type h2server struct {
 	last    bool // a graceful end has begun
 	halfway bool // the last look found a head that is not whole
 	ended   bool
+	keep    keeper
 	done    func()
 	sides   h2side // ring head of the streams under way
 }
@@ -48,6 +49,9 @@ func (w *Worker) serve2(c *engine.Conn, m *Manager, info *filter.ConnInfo, lead 
 	h.h = http2.New(http2.Server, m.http2(&w.h2), h, c)
 	h.h.Start()
 	h.arm(min(m.headTime, m.idle))
+	if w.draining || m.newest().draining.Load() {
+		h.retire()
+	}
 	h.OnConn(c)
 	return h
 }
@@ -115,6 +119,7 @@ func (h *h2server) end() {
 	}
 	h.ended = true
 	h.w.l.StopTimer(&h.t)
+	h.keep.stop()
 	h.server.unlink()
 	for h.sides.next != &h.sides {
 		d := h.sides.next
@@ -183,12 +188,20 @@ func (h *h2server) arm(d time.Duration) {
 		d = min(d, max(0, time.Duration(h.began-h.w.l.Now())+most))
 	}
 	h.w.l.SetTimer(&h.t, d, h)
+	h.keep.begin(h.w.l, h.h, &h.m.cfg.HTTP2, h.vanished)
+}
+
+// vanished ends a connection whose client does not answer.
+func (h *h2server) vanished() {
+	h.end()
+	h.c.Close()
 }
 
 // What follows is what the codec tells.
 
 // Open begins a request.
 func (h *h2server) Open(s *http2.Stream) {
+	h.m = h.m.newest()
 	x := h.w.newStream(h.m, nil)
 	d := &x.h2d
 	in := d.in.b[:0]

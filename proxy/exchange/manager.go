@@ -77,12 +77,14 @@ type Manager struct {
 	logs     []*Log
 	counts   []*ManagerCount
 	draining atomic.Bool // its listener goes: connections end with their request
+	line     *line
 
 	streamIdle int64
 	idle       time.Duration
 	headTime   time.Duration
 	drainTime  time.Duration
 	maxHead    int
+	ahead      int // bytes of a body read ahead
 	server     []byte
 	upgrades   map[string]bool
 }
@@ -112,7 +114,9 @@ func NewManager(cfg *config.HTTPManager, chain *filter.Chain, clusters *atomic.P
 	}
 	m := &Manager{cfg: cfg, chain: chain, holds: chain.Holds(), tracer: tracer, rules: rules, clusters: clusters, logs: logs,
 		streamIdle: max(0, int64(or(cfg.StreamIdleTimeout, defaultStreamIdle))), idle: or(cfg.IdleTimeout, defaultIdle),
-		headTime: or(cfg.HeadTimeout, defaultHeadTime), drainTime: or(cfg.DrainTimeout, defaultDrain), maxHead: defaultMaxHead, upgrades: map[string]bool{}}
+		headTime: or(cfg.HeadTimeout, defaultHeadTime), drainTime: or(cfg.DrainTimeout, defaultDrain), maxHead: defaultMaxHead, ahead: readAhead, upgrades: map[string]bool{}}
+	m.line = new(line)
+	m.line.newest.Store(m)
 	if m.idle < 0 {
 		m.idle = forever
 	}
@@ -143,6 +147,20 @@ func NewManager(cfg *config.HTTPManager, chain *filter.Chain, clusters *atomic.P
 // Config is what the manager was made of.
 func (m *Manager) Config() *config.HTTPManager { return m.cfg }
 
+// SetReadLimit bounds what is read ahead of a body on a client's connection;
+// 0 is the default. Call it before the manager serves.
+func (m *Manager) SetReadLimit(n int) { m.ahead = ahead(n) }
+
+// leastAhead is what parsing needs at least.
+const leastAhead = 4 << 10
+
+func ahead(limit int) int {
+	if limit == 0 {
+		return readAhead
+	}
+	return min(max(limit, leastAhead), readAhead)
+}
+
 // SetRouting puts routes in force for requests that begin from now on.
 func (m *Manager) SetRouting(r *Routing) { m.routing.Store(r) }
 
@@ -152,7 +170,8 @@ func (m *Manager) Routing() *Routing { return m.routing.Load() }
 // Chain is the manager's filters.
 func (m *Manager) Chain() *filter.Chain { return m.chain }
 
-// Drain has the manager's connections end with the request under way.
+// Drain has the manager's connections end with their next response, and those
+// of the managers that it succeeded. Worker.Depart tells those that are idle.
 func (m *Manager) Drain() { m.draining.Store(true) }
 
 func (m *Manager) count(w *Worker) *ManagerCount { return m.counts[w.n] }

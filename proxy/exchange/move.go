@@ -253,6 +253,7 @@ func (b *Bundle) Freeze() bool {
 	}
 	for _, h := range b.s2 {
 		b.stop(&h.t)
+		h.keep.stop() // it begins again with the timer
 	}
 	for _, u := range b.u1 {
 		b.stop(&u.t)
@@ -262,6 +263,7 @@ func (b *Bundle) Freeze() bool {
 	}
 	for _, u := range b.u2 {
 		b.stop(&u.t)
+		u.keep.stop()
 		u.hide()
 	}
 	for _, x := range b.xs {

@@ -207,7 +207,7 @@ func (a *arrivals) client2(u *h2client) {
 }
 
 // server settles a client's connection.
-func (a *arrivals) server(s *server, who interface{ retire() }, c *engine.Conn) (info *filter.ConnInfo, over func()) {
+func (a *arrivals) server(s *server, who departing, c *engine.Conn) (info *filter.ConnInfo, over func()) {
 	info = ImportInfo(a.r)
 	if a.r.Err() != nil {
 		return info, nil
@@ -230,6 +230,7 @@ func (a *arrivals) server1(h *h1server) {
 	for _, f := range [...]*bool{&h.partial, &h.persist, &h.modern, &h.last} {
 		*f = r.Bool()
 	}
+	h.told = h.last
 	h.src, h.dst = importSource(r, len(h.c.Bytes())), importSink(r)
 	h.peer = a.w.peer(h.info)
 }

@@ -176,12 +176,12 @@ func (w *Worker) Review(live map[*balance.Set]bool) {
 	}
 }
 
-// Drain ends idle connections and has the others end with what is under way.
+// Drain has connections end with their next response, and the idle ones soon.
 func (w *Worker) Drain() {
 	w.draining = true
 	for s := w.servers.next; s != &w.servers; {
 		next := s.next
-		s.who.retire()
+		s.who.depart(min(asksAgain, s.m.drainTime))
 		s = next
 	}
 	for _, p := range w.pools {
@@ -192,7 +192,7 @@ func (w *Worker) Drain() {
 // server is a downstream connection in its worker's ring.
 type server struct {
 	next, prev *server
-	who        interface{ retire() }
+	who        departing
 	m          *Manager
 }
 

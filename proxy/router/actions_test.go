@@ -297,41 +297,6 @@ func TestTimeouts(t *testing.T) {
 	}
 }
 
-func TestRedirected(t *testing.T) {
-	for _, tt := range []struct {
-		p        config.InternalRedirect
-		status   int
-		location string
-		times    int
-		want     string // authority and path
-	}{
-		{config.InternalRedirect{}, 302, "/n?q#f", 0, "h/n?q"},
-		{config.InternalRedirect{}, 302, "http://o/n", 0, "o/n"},
-		{config.InternalRedirect{}, 302, "http://o?q", 0, "o/?q"},
-		{config.InternalRedirect{}, 302, "https://o/n", 0, ""},
-		{config.InternalRedirect{CrossScheme: true}, 302, "https://o/n", 0, "o/n"},
-		{config.InternalRedirect{}, 302, "/n", 1, ""},
-		{config.InternalRedirect{Max: 2}, 302, "/n", 1, "h/n"},
-		{config.InternalRedirect{}, 301, "/n", 0, ""},
-		{config.InternalRedirect{Codes: []int{307}}, 307, "/n", 0, "h/n"},
-		{config.InternalRedirect{}, 302, "//evil/n", 0, ""},
-		{config.InternalRedirect{}, 302, "http://a@b/n", 0, ""},
-		{config.InternalRedirect{}, 302, "relative", 0, ""},
-	} {
-		c := request("GET", "h", "/")
-		routed(t, one(&config.Route{To: &config.Forward{InternalRedirect: &tt.p}}), c)
-		c.Resp = &message.Response{Status: tt.status}
-		c.Resp.AddString("Location", tt.location)
-		got := ""
-		if router.Redirected(c, tt.times) {
-			got = string(c.Req.In(c.Req.Authority)) + string(c.Req.In(c.Req.Path))
-		}
-		if got != tt.want {
-			t.Errorf("%+v %d %s: %q, want %q", tt.p, tt.status, tt.location, got, tt.want)
-		}
-	}
-}
-
 func TestMirrorHost(t *testing.T) {
 	for in, want := range map[string]string{"h": "h-shadow", "h:80": "h-shadow:80", "[::1]:80": "[::1]-shadow:80"} {
 		if got := string(router.MirrorHost(nil, []byte(in))); got != want {

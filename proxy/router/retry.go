@@ -158,6 +158,20 @@ func (r *Retry) Retriable(o Outcome) bool {
 	return r.onStatus(o.Resp.Status) || r.onGRPC(&o.Resp.Head) || r.onFields(&o.Resp.Head)
 }
 
+// maxWait bounds what Retry-After may ask for.
+const maxWait = 300 * time.Second
+
+// After gives how long a response asks to wait before the next attempt, where
+// the policy heeds that; 0 where not.
+func (r *Retry) After(m *message.Response) time.Duration {
+	if r.Policy == nil || !r.Policy.RateLimitedReset {
+		return 0
+	}
+	v, _ := m.Find("retry-after")
+	n, _ := decimal(v)
+	return min(time.Duration(min(n, 1000))*time.Second, maxWait)
+}
+
 func (r *Retry) has(on config.RetryOn) bool { return r.On&on != 0 }
 
 func (r *Retry) onReset(o Outcome) bool {
@@ -254,79 +268,4 @@ func (r *Retry) Backoff(n int, random uint64) time.Duration {
 	}
 	interval = min(interval, most)
 	return time.Duration(random % uint64(max(interval, 1)))
-}
-
-// Redirected tells whether a response is followed within the proxy: the route
-// asks for it, times were followed already, and the target can be reached. It
-// then gives the request its new target and says so; the request is routed
-// again.
-func Redirected(c *filter.Context, times int) bool {
-	f := c.Route.To
-	if f == nil || f.InternalRedirect == nil || c.Resp == nil {
-		return false
-	}
-	p := f.InternalRedirect
-	if times >= int(max(p.Max, 1)) || !followed(p, c.Resp.Status) {
-		return false
-	}
-	loc, ok := c.Resp.Find("location")
-	if !ok {
-		return false
-	}
-	scheme, host, path, ok := splitURL(loc)
-	if !ok {
-		return false
-	}
-	now := "http"
-	if secure(c) {
-		now = "https"
-	}
-	if scheme != "" && scheme != now && !p.CrossScheme {
-		return false
-	}
-	if host != nil {
-		c.Req.SetAuthority(host)
-		c.Req.Scheme = c.Req.PutString(scheme)
-	}
-	c.Req.SetPath(path)
-	return true
-}
-
-func followed(p *config.InternalRedirect, status int) bool {
-	if len(p.Codes) == 0 {
-		return status == 302
-	}
-	for _, c := range p.Codes {
-		if c == status {
-			return true
-		}
-	}
-	return false
-}
-
-// splitURL takes an absolute http or https URL, or a path, apart.
-func splitURL(u []byte) (scheme string, host, path []byte, ok bool) {
-	if i := bytes.IndexByte(u, '#'); i >= 0 {
-		u = u[:i]
-	}
-	switch {
-	case len(u) > 1 && u[0] == '/' && u[1] != '/':
-		return "", nil, u, validPath(u)
-	case len(u) == 1 && u[0] == '/':
-		return "", nil, u, true
-	case len(u) > 7 && message.EqualFold(u[:7], "http://"):
-		scheme, u = "http", u[7:]
-	case len(u) > 8 && message.EqualFold(u[:8], "https://"):
-		scheme, u = "https", u[8:]
-	default:
-		return "", nil, nil, false
-	}
-	host, path = u, []byte("/")
-	if i := bytes.IndexAny(u, "/?"); i >= 0 {
-		host, path = u[:i], u[i:]
-		if path[0] == '?' {
-			path = append([]byte("/"), path...)
-		}
-	}
-	return scheme, host, path, len(host) > 0 && validHost(host) && validPath(path)
 }

@@ -107,6 +107,10 @@ func ParseHello(b []byte, h *Hello) Found {
 	return IsTLS
 }
 
+// Record tells that b begins as a TLS handshake does, whatever follows: one
+// that ParseHello does not take is TLS to somebody else.
+func Record(b []byte) bool { return len(b) >= 2 && b[0] == typeHandshake && b[1] == 3 }
+
 // cursor reads the bytes of a handshake message across its records.
 type cursor struct {
 	b    []byte

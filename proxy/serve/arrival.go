@@ -42,10 +42,6 @@ type arrival struct {
 
 // accept begins an arrival.
 func (w *worker) accept(ln *listener, fd int, from netip.AddrPort) {
-	if ln.gone.Load() || w.draining {
-		unix.Close(fd)
-		return
-	}
 	unix.SetsockoptInt(fd, unix.IPPROTO_TCP, unix.TCP_NODELAY, 1)
 	st := ln.state.Load()
 	w.conn++
@@ -128,7 +124,7 @@ func (nobody) OnConn(*engine.Conn) {}
 // Expire is told that a stage took too long.
 func (a *arrival) Expire(*engine.Timer) {
 	switch {
-	case a.stage == inspecting:
+	case a.stage == inspecting && len(a.c.Bytes()) == 0:
 		a.inspected(false) // a client that waits for its server to speak
 	case a.stage == detecting && len(a.c.Bytes()) == 0:
 		a.c.SetHandler(nobody{})
@@ -188,6 +184,9 @@ func (a *arrival) announced() {
 	a.inspect()
 }
 
+// tlsHandshake is the first byte of every TLS connection (RFC 8446, 5.1).
+const tlsHandshake = 22
+
 // inspect looks at the TLS hello without taking it.
 func (a *arrival) inspect() {
 	for {
@@ -197,6 +196,10 @@ func (a *arrival) inspect() {
 				a.inspected(true)
 				return
 			case secure.NotTLS:
+				if secure.Record(b) {
+					a.refuse() // no chain was chosen by what it says, and another may pass it on to who understands it
+					return
+				}
 				a.inspected(false)
 				return
 			}
@@ -220,6 +223,8 @@ func (a *arrival) inspected(tls bool) {
 	ch := a.st.choose(&s)
 	if ch == nil {
 		a.ln.count[a.w.n].NoChain++
+		c := filter.Context{Conn: a.info, Remote: a.info.Source.Addr(), Flags: filter.FlagNoRoute, Detail: "filter_chain_not_found", Began: a.w.l.Now(), Ended: a.w.l.Now(), Rand: a.w.x.Rand}
+		a.st.logs.write(a.w, &c)
 		a.refuse()
 		return
 	}

@@ -5,11 +5,16 @@ package serve_test
 import (
 	"bufio"
 	"bytes"
+	"crypto/tls"
+	"fmt"
 	"io"
 	"net"
 	"net/netip"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
@@ -188,6 +193,132 @@ func TestAttackPrefixRewriteClimbs(t *testing.T) {
 		a := k.response("GET")
 		if h := seen(got); h != "" && (strings.Contains(h, "/../") || strings.Contains(h, "/.. ") || strings.Contains(h, "/./")) {
 			t.Errorf("%s: %s %q", p, a.Status, h)
+		}
+		k.Close()
+	}
+}
+
+// firstFlight is what a TLS client of that name sends first.
+func firstFlight(t testing.TB, cfg *tls.Config) []byte {
+	t.Helper()
+	a, b := net.Pipe()
+	defer a.Close()
+	go func() {
+		tls.Client(b, cfg).Handshake()
+		b.Close()
+	}()
+	buf := make([]byte, 64<<10)
+	n, err := io.ReadAtLeast(a, buf, 5)
+	if err != nil {
+		t.Fatal(err)
+	}
+	need := 5 + int(buf[3])<<8 + int(buf[4])
+	for n < need {
+		m, err := a.Read(buf[n:])
+		if err != nil {
+			t.Fatal(err)
+		}
+		n += m
+	}
+	return buf[:n]
+}
+
+// A chain is chosen by the server's name. A hello that is not whole in time,
+// or not understood, must not be carried by a chain for what is not TLS: the
+// host behind it may read the name well.
+func TestAttackHelloAroundItsChain(t *testing.T) {
+	whole(t)
+	reached := make(chan string, 10)
+	at := tcpOrigin(t, func(c *net.TCPConn) {
+		b := make([]byte, 64<<10)
+		for n := 0; ; {
+			m, err := c.Read(b[n:])
+			if n += m; bytes.Contains(b[:n], []byte("secret")) {
+				reached <- "the hello for the secret host"
+				n = 0
+			}
+			if err != nil {
+				return
+			}
+		}
+	})
+	w := open(t, site{routes: `- {match: {prefix: /}, direct_response: {status: 200}}`, clusters: []string{host("all", "", at)}, listeners: `
+- name: names
+  address: {socket_address: {address: 127.0.0.1, port_value: {{names}}}}
+  listener_filters_timeout: 0.2s
+  listener_filters: [{name: i, typed_config: {$listener.tls_inspector.v3.TlsInspector}}]
+  filter_chains:
+  - filter_chain_match: {server_names: [secret.bank]}
+    filters:
+    - {name: r, typed_config: {$network.rbac.v3.RBAC, stat_prefix: r, rules: {action: DENY, policies: {all: {permissions: [{any: true}], principals: [{any: true}]}}}}}
+    - {name: t, typed_config: {$network.tcp_proxy.v3.TcpProxy, stat_prefix: t, cluster: all}}
+  - filters: [{name: t, typed_config: {$network.tcp_proxy.v3.TcpProxy, stat_prefix: t, cluster: all}}]`})
+	hello := firstFlight(t, &tls.Config{ServerName: "secret.bank"})
+	dotted := bytes.Replace(hello, []byte("secret.bank"), []byte("secret.ban."), 1)
+	for name, parts := range map[string][2][]byte{
+		"whole":        {hello, nil},
+		"in two parts": {hello[:20], hello[20:]},
+		"trailing dot": {dotted, nil},
+	} {
+		k := dialTo(t, w.s.Addr("names").String())
+		k.Write(parts[0])
+		if parts[1] != nil {
+			k.SetReadDeadline(time.Now().Add(2 * time.Second)) // the listener's time is over before
+			k.ended()
+			k.Write(parts[1])
+		}
+		k.SetReadDeadline(time.Now().Add(300 * time.Millisecond))
+		k.ended()
+		select {
+		case s := <-reached:
+			t.Errorf("%s: %s", name, s)
+		default:
+		}
+		k.Close()
+	}
+}
+
+// A client must neither choose how many connections there are to the
+// authorization service, nor have it judge another path, nor pass by making a
+// request that cannot be judged.
+func TestAttackAuthorizationService(t *testing.T) {
+	whole(t)
+	var conns sync.Map
+	var n atomic.Int64
+	asked := make(chan string, 100)
+	judge := script(t, func(c net.Conn, _ *bufio.Reader, head string) {
+		if _, known := conns.LoadOrStore(c, true); !known {
+			n.Add(1)
+		}
+		asked <- head
+		io.WriteString(c, "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+	})
+	at, got := heads(t)
+	w := open(t, site{clusters: []string{host("up", "", at), host("judge", "", judge)}, routes: `- {match: {prefix: /}, route: {cluster: up}}`, filters: `
+- name: authz
+  typed_config: {$http.ext_authz.v3.ExtAuthz, transport_api_version: V3, failure_mode_allow: true, http_service: {server_uri: {uri: "http://judge", cluster: judge, timeout: 5s}}}`})
+	c := plain(t, false)
+	for i := range 20 {
+		name := fmt.Sprintf("host%d.example", i)
+		if a := w.ask(c, "/", "", "host", name); a.StatusCode != 200 {
+			t.Fatal(a)
+		}
+		if q := seen(asked); !strings.Contains(q, "Host: "+name+"\r\n") {
+			t.Errorf("%q", q)
+		}
+		seen(got)
+	}
+	if n.Load() > 2 {
+		t.Errorf("%d connections for 20 names", n.Load())
+	}
+	for _, p := range []string{"//a%2fb?c", "//a", "//a?", `//a"b`, "//a|b%41"} {
+		k := dialTo(t, w.at)
+		k.say("GET " + p + " HTTP/1.1\r\nHost: bank\r\n\r\n")
+		a := k.response("GET")
+		q, h := seen(asked), seen(got)
+		line, _, _ := strings.Cut(q, "\r\n")
+		if h != "" && !strings.HasPrefix(h, line+"\r\n") || h == "" && a.StatusCode != 403 || h != "" && q == "" {
+			t.Errorf("%s: %s, asked %q, passed %q", p, a.Status, q, h)
 		}
 		k.Close()
 	}

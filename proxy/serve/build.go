@@ -5,7 +5,9 @@ package serve
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"reflect"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -87,7 +89,8 @@ type next struct {
 	opened   []*listener
 	managers []*exchange.Manager
 	problems []error
-	dry      bool // nothing is opened
+	local    *balance.Set // of the proxy's own kind; nil: none
+	dry      bool         // nothing is opened
 }
 
 func (n *next) bad(err error) { n.problems = append(n.problems, err) }
@@ -103,6 +106,7 @@ func (s *Server) Apply(cfg *config.Config) error {
 	n := &next{s: s, cfg: cfg, dir: exchange.Directory{}, states: map[*listener]*listening{}, duties: map[*exchange.Cluster]*errands{}}
 	n.clusters()
 	n.listeners()
+	n.leavers()
 	if len(n.problems) > 0 {
 		for _, ln := range n.opened {
 			unix.Close(ln.fd)
@@ -116,14 +120,22 @@ func (s *Server) Apply(cfg *config.Config) error {
 // clusters builds the directory. What has not changed is taken over.
 func (n *next) clusters() {
 	old := *n.s.clusters.Load()
-	for name, c := range n.cfg.Clusters {
-		prev := old[name]
-		if prev != nil && prev.Cfg == c {
-			n.dir[name] = prev
+	own := n.cfg.LocalCluster
+	names := slices.Collect(maps.Keys(n.cfg.Clusters))
+	if c := n.cfg.Clusters[own]; c != nil { // the others refer to it
+		i := slices.Index(names, own)
+		names[0], names[i] = names[i], names[0]
+	}
+	moved := false // the cluster of our own kind is another
+	for _, name := range names {
+		c, prev := n.cfg.Clusters[name], old[name]
+		again := moved && c.ZoneAware
+		if prev != nil && prev.Cfg == c && !again {
+			n.take(name, prev)
 			continue
 		}
-		if prev != nil && sameButEndpoints(prev.Cfg, c) {
-			n.dir[name] = prev
+		if prev != nil && !again && sameButEndpoints(prev.Cfg, c) {
+			n.take(name, prev)
 			if e := c.Endpoints; e != prev.Endpoints() && resolved(c) {
 				n.updates = append(n.updates, func() error { return prev.Update(e) })
 			}
@@ -136,13 +148,22 @@ func (n *next) clusters() {
 			n.bad(fmt.Errorf("cluster %s: %w", name, err))
 			continue
 		}
-		n.dir[name] = cl
+		n.take(name, cl)
+		moved = moved || name == own && prev != nil
 		if prev != nil || n.dry {
 			e.discard()
 			n.replaced = append(n.replaced, prev)
 		} else if e != nil {
 			n.duties[cl] = e
 		}
+	}
+}
+
+// take puts a cluster into the directory.
+func (n *next) take(name string, cl *exchange.Cluster) {
+	n.dir[name] = cl
+	if name == n.cfg.LocalCluster {
+		n.local = cl.Set
 	}
 }
 
@@ -163,7 +184,14 @@ func (n *next) cluster(c *config.Cluster, prev *exchange.Cluster) (*exchange.Clu
 	if prev != nil {
 		was = prev.Set
 	}
-	set, err := balance.New(c, balance.Options{Here: n.s.o.Here, Now: engine.Mono, Wake: n.s.poke, Events: events{n.s}}, was)
+	o := balance.Options{Here: n.s.o.Here, Now: engine.Mono, Wake: n.s.poke, Events: events{n.s}}
+	if o.Here == (balance.Place{}) {
+		o.Here = balance.Place(n.cfg.Here)
+	}
+	if c.ZoneAware && c.Name != n.cfg.LocalCluster {
+		o.Local = n.local
+	}
+	set, err := balance.New(c, o, was)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -263,7 +291,11 @@ func (n *next) listening(c *config.Listener, was *listening) (*listening, error)
 		return nil, errs.New(errs.TooLarge, "filter_chains", "%d chains, at most %d", len(c.Chains), maxChains)
 	}
 	var err error
-	if st.logs, err = n.logs(c.AccessLogs); err != nil {
+	logs := c.AccessLogs
+	if c.UDP != nil {
+		logs = append(logs[:len(logs):len(logs)], c.UDP.AccessLogs...)
+	}
+	if st.logs, err = n.logs(logs); err != nil {
 		return nil, err
 	}
 	for i, fc := range c.Chains {
@@ -339,6 +371,7 @@ func (n *next) chain(c *config.FilterChain, was *chain) (*chain, error) {
 		if err != nil {
 			return nil, err
 		}
+		m.SetReadLimit(c.ReadLimit)
 		ch.http = m
 	case c.TCP != nil:
 		if len(c.TCP.Weighted) > 0 {
@@ -481,7 +514,7 @@ func (n *next) commit() {
 			s.log.Error("cluster not replaced; the last good one stays", "cluster", c.Name, "err", err)
 			cl = prev
 		}
-		n.dir[c.Name] = cl
+		n.take(c.Name, cl)
 		if e != nil {
 			n.duties[cl] = e
 		}
@@ -495,7 +528,11 @@ func (n *next) commit() {
 			s.log.Error("endpoints not taken", "err", err)
 		}
 	}
+	drained := false
 	for ln, st := range n.states {
+		if old := ln.state.Load(); old != nil && s.supersede(old, st) {
+			drained = true
+		}
 		ln.state.Store(st)
 	}
 	var gone []*listener
@@ -527,12 +564,17 @@ func (n *next) commit() {
 		w.x.Review(live)
 	})
 	for _, ln := range gone {
-		unix.Close(ln.fd)
+		drained = true
 		for _, ch := range ln.state.Load().all() {
 			if ch.http != nil {
-				ch.http.Drain()
+				s.depart(ch.http)
 			}
 		}
+		s.takeRest(ln)
+		unix.Close(ln.fd)
+	}
+	if drained {
+		s.each(func(w *worker) { w.x.Depart() })
 	}
 	for cl, stop := range s.duties {
 		if n.dir[cl.Cfg.Name] != cl {

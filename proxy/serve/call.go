@@ -23,18 +23,19 @@ import (
 // caller asks clusters off the loops, for filters that must: external
 // authorisation, and the export of spans.
 type caller struct {
-	s     *Server
-	slots chan struct{} // requests under way
+	s *Server
 
 	mu      sync.Mutex
 	clients map[string]*outside
 }
 
-// maxCalls bounds requests under way, over all filters.
+// maxCalls bounds requests under way to one cluster. Each has a bound of its
+// own: a service that hangs must not keep the answers of others from listeners
+// that have nothing to do with it.
 const maxCalls = 1024
 
 func newCaller(s *Server) *caller {
-	return &caller{s: s, slots: make(chan struct{}, maxCalls), clients: map[string]*outside{}}
+	return &caller{s: s, clients: map[string]*outside{}}
 }
 
 // HTTP implements filter.Caller. The cluster need not be there yet: it is
@@ -44,7 +45,7 @@ func (c *caller) HTTP(cluster string) (filter.Doer, error) {
 	defer c.mu.Unlock()
 	o := c.clients[cluster]
 	if o == nil {
-		o = &outside{c: c, cluster: cluster}
+		o = &outside{c: c, cluster: cluster, slots: make(chan struct{}, maxCalls)}
 		c.clients[cluster] = o
 	}
 	return o, nil
@@ -62,6 +63,7 @@ func (c *caller) close() {
 type outside struct {
 	c       *caller
 	cluster string
+	slots   chan struct{} // requests under way
 
 	mu     sync.Mutex
 	cl     *exchange.Cluster // whose settings the transport has
@@ -77,8 +79,8 @@ var (
 // Do implements filter.Doer.
 func (o *outside) Do(r *http.Request) (*http.Response, error) {
 	select {
-	case o.c.slots <- struct{}{}:
-		defer func() { <-o.c.slots }()
+	case o.slots <- struct{}{}:
+		defer func() { <-o.slots }()
 	default:
 		return nil, errBusy
 	}

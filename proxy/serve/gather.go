@@ -85,6 +85,9 @@ func (g *gathered) take(w *worker, listeners map[string]*listener, dir exchange.
 	}
 	for name, cl := range dir {
 		n := cl.Counts(w.x)
+		if s := cl.Cfg.AltStat; s != "" {
+			name = s
+		}
 		at(g.clusters, name).Add(&n)
 	}
 	w.x.EachPeer(func(id string, c *exchange.PeerCount) { g.peers[id] += c.Requests })

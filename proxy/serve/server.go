@@ -67,6 +67,7 @@ type Server struct {
 	files     map[string]*exchange.Sink
 	duties    map[*exchange.Cluster]context.CancelFunc
 	version   uint64
+	leavers   []leaver
 
 	heir heir
 }
@@ -220,6 +221,7 @@ func (s *Server) drain() {
 		}
 		w.x.Drain()
 	})
+	s.hangUp()
 	deadline := time.NewTimer(s.o.Drain)
 	defer deadline.Stop()
 	look := time.NewTicker(20 * time.Millisecond)
@@ -253,7 +255,9 @@ func (s *Server) closeListeners() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for name, ln := range s.listeners {
-		unix.Close(ln.fd)
+		if ln.fd >= 0 {
+			unix.Close(ln.fd)
+		}
 		delete(s.listeners, name)
 	}
 }

@@ -158,8 +158,8 @@ func (s *stream) pump() {
 	a, b := s.down, s.up
 	spent := 0
 	for spent < turnBytes {
-		n := s.move(b, a, &s.toUp)
-		m := s.move(a, b, &s.toDown)
+		n := s.move(b, a, &s.toUp, s.ch.cfg.ReadLimit)
+		m := s.move(a, b, &s.toDown, s.cl.Cfg.ReadLimit)
 		s.c.BytesIn += uint64(n)
 		s.c.BytesOut += uint64(m)
 		if n+m == 0 {
@@ -198,11 +198,14 @@ type way struct {
 }
 
 // move takes what src has to dst, and src's end.
-func (s *stream) move(dst, src *engine.Conn, y *way) (n int) {
+func (s *stream) move(dst, src *engine.Conn, y *way, limit int) (n int) {
 	if y.pipe != nil || y.moved >= bulk && engine.Spliceable(dst, src) {
 		if n, ok := s.splice(dst, src, y); ok {
 			return n
 		}
+	}
+	if limit <= 0 || limit > readAhead {
+		limit = readAhead
 	}
 	for n < turnBytes/2 {
 		if b := src.Bytes(); len(b) > 0 {
@@ -213,7 +216,7 @@ func (s *stream) move(dst, src *engine.Conn, y *way) (n int) {
 				break
 			}
 		}
-		if !src.Fill(readAhead) {
+		if !src.Fill(limit) {
 			break
 		}
 	}

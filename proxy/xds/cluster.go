@@ -42,7 +42,7 @@ func (c *converter) cluster(m *clusterv3.Cluster, p *place) clusterValue {
 		Name: m.GetName(), AltStat: m.GetAltStatName(), ConnectTimeout: c.duration(m.GetConnectTimeout(), p.field("connect_timeout")),
 		ReadLimit:  c.size(m.GetPerConnectionBufferLimitBytes(), 1<<30, p.field("per_connection_buffer_limit_bytes")),
 		DNSRefresh: c.duration(m.GetDnsRefreshRate(), p.field("dns_refresh_rate")), Outlier: c.outlier(m.GetOutlierDetection(), p.field("outlier_detection")),
-		CloseOnUnhealthy: m.GetCloseConnectionsOnHostHealthFailure(), IgnoreHealthOnRemoval: m.GetIgnoreHealthOnHostRemoval(),
+		IgnoreHealthOnRemoval: m.GetIgnoreHealthOnHostRemoval(),
 	}
 	if f := m.GetDnsLookupFamily(); f != 0 {
 		x.DNSFamily = f.String()
@@ -147,7 +147,6 @@ func (c *converter) breakers(m *clusterv3.CircuitBreakers, x *config.Cluster, p 
 			MaxConns: c.count(t.GetMaxConnections(), at.field("max_connections")), MaxPending: c.count(t.GetMaxPendingRequests(), at.field("max_pending_requests")),
 			MaxRequests: c.count(t.GetMaxRequests(), at.field("max_requests")), MaxRetries: c.count(t.GetMaxRetries(), at.field("max_retries")),
 		}
-		x.TrackRemaining = x.TrackRemaining || t.GetTrackRemaining()
 		if r := t.GetRetryBudget(); r != nil {
 			b.Budget = &config.RetryBudget{PerCent: c.perCent(r.GetBudgetPercent(), at.field("retry_budget").field("budget_percent")), Min: c.count(r.GetMinRetryConcurrency(), at.field("retry_budget").field("min_retry_concurrency"))}
 		}

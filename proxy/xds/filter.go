@@ -64,7 +64,7 @@ func (c *converter) httpFilters(list []*hcmv3.HttpFilter, p *place) (out []*conf
 func (c *converter) httpFilter(in proto.Message, p *place) any {
 	switch x := in.(type) {
 	case *routerv3.Router:
-		r := &config.RouterFilter{NoEnvoyHeaders: x.GetSuppressEnvoyHeaders(), RespectExpectedRq: x.GetRespectExpectedRqTimeout(), SuppressGRPCFailures: x.GetSuppressGrpcRequestFailureCodeStats()}
+		r := &config.RouterFilter{NoEnvoyHeaders: x.GetSuppressEnvoyHeaders()}
 		for i, h := range x.GetStrictCheckHeaders() {
 			r.StrictCheck = append(r.StrictCheck, c.fieldName(h, p.item("strict_check_headers", i), false))
 		}
@@ -103,7 +103,7 @@ func (c *converter) sameEverywhere(in proto.Message, p *place) any {
 		return c.localRateLimit(x, p)
 	case *csrfv3.CsrfPolicy:
 		f := c.fraction(x.GetFilterEnabled(), p.field("filter_enabled"))
-		r := &config.CSRF{Shadow: c.fraction(x.GetShadowEnabled(), p.field("shadow_enabled")), Additional: c.stringMatches(x.GetAdditionalOrigins(), p, "additional_origins")}
+		r := &config.CSRF{Additional: c.stringMatches(x.GetAdditionalOrigins(), p, "additional_origins")}
 		if f != nil {
 			r.Enabled = *f
 		}
@@ -154,7 +154,7 @@ func (c *converter) cors(m *corsv3.CorsPolicy, p *place) *config.CORS {
 		Headers: c.fieldValue(m.GetAllowHeaders(), p.field("allow_headers")), Expose: c.fieldValue(m.GetExposeHeaders(), p.field("expose_headers")), MaxAge: m.GetMaxAge(),
 		Credentials: m.GetAllowCredentials().GetValue(), PrivateNetwork: m.GetAllowPrivateNetworkAccess().GetValue(),
 		ForwardUnmatched: m.GetForwardNotMatchingPreflights() == nil || m.GetForwardNotMatchingPreflights().GetValue(),
-		Enabled:          c.fraction(m.GetFilterEnabled(), p.field("filter_enabled")), Shadow: c.fraction(m.GetShadowEnabled(), p.field("shadow_enabled")),
+		Enabled:          c.fraction(m.GetFilterEnabled(), p.field("filter_enabled")),
 	}
 	if _, err := strconv.ParseUint(r.MaxAge, 10, 31); err != nil && r.MaxAge != "" {
 		c.wrong(p.field("max_age"), "seconds", r.MaxAge, "")
@@ -230,7 +230,7 @@ func (c *converter) headerMutation(m *mutationv3.Mutations, p *place) *config.He
 }
 
 func (c *converter) rbacFilter(m *rbacfilterv3.RBAC, p *place) *config.RBACFilter {
-	return &config.RBACFilter{Rules: c.rbac(m.GetRules(), p.field("rules"), false), Shadow: c.rbac(m.GetShadowRules(), p.field("shadow_rules"), false), StatPrefix: m.GetRulesStatPrefix()}
+	return &config.RBACFilter{Rules: c.rbac(m.GetRules(), p.field("rules"), false), Shadow: c.rbac(m.GetShadowRules(), p.field("shadow_rules"), false)}
 }
 
 func (c *converter) healthFilter(m *healthv3.HealthCheck, p *place) *config.HealthFilter {

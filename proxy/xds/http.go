@@ -105,8 +105,7 @@ func (c *converter) http2(o *corev3.Http2ProtocolOptions, p *place) config.HTTP2
 	x := config.HTTP2Options{
 		MaxStreams: c.count(o.GetMaxConcurrentStreams(), p.field("max_concurrent_streams")), StreamWindow: c.count(o.GetInitialStreamWindowSize(), p.field("initial_stream_window_size")),
 		ConnWindow: c.count(o.GetInitialConnectionWindowSize(), p.field("initial_connection_window_size")), TableSize: c.count(o.GetHpackTableSize(), p.field("hpack_table_size")),
-		AllowConnect: o.GetAllowConnect(), MaxOutbound: c.size(o.GetMaxOutboundFrames(), 1<<20, p.field("max_outbound_frames")),
-		MaxInboundBad: c.size(o.GetMaxConsecutiveInboundFramesWithEmptyPayload(), 1<<20, p.field("max_consecutive_inbound_frames_with_empty_payload")),
+		AllowConnect: o.GetAllowConnect(),
 	}
 	if x.TableSize > 1<<20 {
 		c.wrong(p.field("hpack_table_size"), "at most 1048576", x.TableSize, "")

@@ -17,7 +17,7 @@ import (
 
 func (c *converter) localRateLimit(m *ratev3.LocalRateLimit, p *place) *config.LocalRateLimit {
 	r := &config.LocalRateLimit{
-		StatPrefix: m.GetStatPrefix(), Bucket: c.tokenBucket(m.GetTokenBucket(), p.field("token_bucket")), Limits: c.limits(m.GetRateLimits(), p, "rate_limits"), Stage: m.GetStage(),
+		Bucket: c.tokenBucket(m.GetTokenBucket(), p.field("token_bucket")), Limits: c.limits(m.GetRateLimits(), p, "rate_limits"), Stage: m.GetStage(),
 		AlwaysDefault: m.GetAlwaysConsumeDefaultTokenBucket() == nil || m.GetAlwaysConsumeDefaultTokenBucket().GetValue(),
 		ResponseAdd:   c.headerAdds(m.GetResponseHeadersToAdd(), p, "response_headers_to_add"), RequestAdd: c.headerAdds(m.GetRequestHeadersToAddWhenNotEnforced(), p, "request_headers_to_add_when_not_enforced"),
 		GRPCExhausted: m.GetRateLimitedAsResourceExhausted(),
@@ -78,7 +78,7 @@ func (c *converter) limits(list []*routev3.RateLimit, p *place, name string) (ou
 func (c *converter) limitAction(m *routev3.RateLimit_Action, p *place) (a config.LimitAction) {
 	switch x := m.GetActionSpecifier().(type) {
 	case *routev3.RateLimit_Action_GenericKey_:
-		a.Kind, a.Key, a.Value, a.DefaultValue = config.LimitGenericKey, x.GenericKey.GetDescriptorKey(), x.GenericKey.GetDescriptorValue(), x.GenericKey.GetDefaultValue()
+		a.Kind, a.Key, a.Value = config.LimitGenericKey, x.GenericKey.GetDescriptorKey(), x.GenericKey.GetDescriptorValue()
 	case *routev3.RateLimit_Action_RequestHeaders_:
 		a.Kind, a.Header = config.LimitRequestHeader, c.fieldName(x.RequestHeaders.GetHeaderName(), p.field("request_headers").field("header_name"), true)
 		a.Key, a.Optional = x.RequestHeaders.GetDescriptorKey(), x.RequestHeaders.GetSkipIfAbsent()
@@ -87,14 +87,14 @@ func (c *converter) limitAction(m *routev3.RateLimit_Action, p *place) (a config
 	case *routev3.RateLimit_Action_DestinationCluster_:
 		a.Kind = config.LimitDestinationCluster
 	case *routev3.RateLimit_Action_HeaderValueMatch_:
-		a.Kind, a.Key, a.Value, a.DefaultValue = config.LimitHeaderMatch, x.HeaderValueMatch.GetDescriptorKey(), x.HeaderValueMatch.GetDescriptorValue(), x.HeaderValueMatch.GetDefaultValue()
+		a.Kind, a.Key, a.Value = config.LimitHeaderMatch, x.HeaderValueMatch.GetDescriptorKey(), x.HeaderValueMatch.GetDescriptorValue()
 		a.Headers = c.headerMatches(x.HeaderValueMatch.GetHeaders(), p.field("header_value_match"), "headers")
 		a.ExpectMatch = x.HeaderValueMatch.GetExpectMatch() == nil || x.HeaderValueMatch.GetExpectMatch().GetValue()
 	case *routev3.RateLimit_Action_QueryParameters_:
 		a.Kind, a.Query, a.Key, a.Optional = config.LimitQueryParameter, x.QueryParameters.GetQueryParameterName(), x.QueryParameters.GetDescriptorKey(), x.QueryParameters.GetSkipIfAbsent()
 	case *routev3.RateLimit_Action_QueryParameterValueMatch_:
 		q := x.QueryParameterValueMatch
-		a.Kind, a.Key, a.Value, a.DefaultValue = config.LimitQueryMatch, q.GetDescriptorKey(), q.GetDescriptorValue(), q.GetDefaultValue()
+		a.Kind, a.Key, a.Value = config.LimitQueryMatch, q.GetDescriptorKey(), q.GetDescriptorValue()
 		a.Params = c.queryMatches(q.GetQueryParameters(), p.field("query_parameter_value_match"), "query_parameters")
 		a.ExpectMatch = q.GetExpectMatch() == nil || q.GetExpectMatch().GetValue()
 	case *routev3.RateLimit_Action_MaskedRemoteAddress_:
@@ -124,7 +124,7 @@ func (c *converter) extAuthz(m *authzv3.ExtAuthz, p *place) *config.ExtAuthz {
 		FailOpen: m.GetFailureModeAllow(), FailOpenHeader: m.GetFailureModeAllowHeaderAdd(), StatusOnError: c.errorStatus(int(m.GetStatusOnError().GetCode()), p.field("status_on_error")),
 		Body: c.authzBody(m.GetWithRequestBody(), p.field("with_request_body")), ClearRoute: m.GetClearRouteCache(), AllowedHeaders: c.list(m.GetAllowedHeaders(), p.field("allowed_headers")),
 		DisallowedHeaders: c.list(m.GetDisallowedHeaders(), p.field("disallowed_headers")), PeerCert: m.GetIncludePeerCertificate(), TLSSession: m.GetIncludeTlsSession(),
-		Enabled: c.fraction(m.GetFilterEnabled(), p.field("filter_enabled")), DenyAtDisable: c.enabled(m.GetDenyAtDisable(), false), ValidateMutations: m.GetValidateMutations(), StatPrefix: m.GetStatPrefix(),
+		Enabled: c.fraction(m.GetFilterEnabled(), p.field("filter_enabled")), DenyAtDisable: c.enabled(m.GetDenyAtDisable(), false), ValidateMutations: m.GetValidateMutations(),
 	}
 	if v := m.GetTransportApiVersion(); v != 0 && v.String() != "V3" {
 		c.unsupported(p.field("transport_api_version"), "V3", v, "set it to V3")

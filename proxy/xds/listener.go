@@ -155,8 +155,8 @@ func (c *converter) proxyProtocol(m *proxyprotocolv3.ProxyProtocol, p *place) *c
 
 func (c *converter) udpProxy(m *udpv3.UdpProxyConfig, p *place) *config.UDPProxy {
 	u := &config.UDPProxy{
-		StatPrefix: m.GetStatPrefix(), IdleTimeout: c.duration(m.GetIdleTimeout(), p.field("idle_timeout")),
-		PerPacket: m.GetUsePerPacketLoadBalancing(), AccessLogs: c.accessLogs(m.GetAccessLog(), p),
+		IdleTimeout: c.duration(m.GetIdleTimeout(), p.field("idle_timeout")),
+		PerPacket:   m.GetUsePerPacketLoadBalancing(), AccessLogs: c.accessLogs(m.GetAccessLog(), p),
 	}
 	switch x := m.GetRouteSpecifier().(type) {
 	case *udpv3.UdpProxyConfig_Cluster:
@@ -321,13 +321,6 @@ func (c *converter) tcpProxy(m *tcpv3.TcpProxy, p *place) *config.TCPProxy {
 		c.wrong(p, "cluster or weighted_clusters", "none of them", "")
 	}
 	t.HashSourceIP = c.sourceIPHash(m.GetHashPolicy(), p)
-	if u := m.GetTunnelingConfig(); u != nil {
-		at := p.field("tunneling_config")
-		if strings.Contains(u.GetHostname(), "%") {
-			c.unsupported(at.field("hostname"), "a literal host and port", u.GetHostname(), "")
-		}
-		t.Tunnel = &config.Tunnel{Hostname: c.authority(u.GetHostname(), at.field("hostname")), UsePost: u.GetUsePost(), Headers: c.headerAdds(u.GetHeadersToAdd(), at, "headers_to_add")}
-	}
 	return t
 }
 

@@ -144,8 +144,8 @@ func (c *converter) forward(m *routev3.RouteAction, p *place) *config.Forward {
 		Subset: c.metadataLB(m.GetMetadataMatch(), p.field("metadata_match")), PrefixRewrite: m.GetPrefixRewrite(), RegexRewrite: c.rewrite(m.GetRegexRewrite(), p.field("regex_rewrite")),
 		Timeout: c.orNever(m.GetTimeout(), p.field("timeout")), IdleTimeout: c.orNever(m.GetIdleTimeout(), p.field("idle_timeout")),
 		Retry: c.retry(m.GetRetryPolicy(), p.field("retry_policy")), Mirrors: c.mirrors(m.GetRequestMirrorPolicies(), p), Hash: c.hashPolicies(m.GetHashPolicy(), p),
-		Upgrades: c.upgrades(m.GetUpgradeConfigs(), p), InternalRedirect: c.internalRedirect(m.GetInternalRedirectPolicy(), p.field("internal_redirect_policy")),
-		Limits: c.limits(m.GetRateLimits(), p, "rate_limits"), Priority: uint8(m.GetPriority()),
+		Upgrades: c.upgrades(m.GetUpgradeConfigs(), p),
+		Limits:   c.limits(m.GetRateLimits(), p, "rate_limits"), Priority: uint8(m.GetPriority()),
 	}
 	switch x := m.GetClusterSpecifier().(type) {
 	case *routev3.RouteAction_Cluster:
@@ -268,28 +268,6 @@ func (c *converter) hashPolicies(list []*routev3.RouteAction_HashPolicy, p *plac
 	return out
 }
 
-func (c *converter) internalRedirect(m *routev3.InternalRedirectPolicy, p *place) *config.InternalRedirect {
-	if m == nil {
-		return nil
-	}
-	r := &config.InternalRedirect{Max: 1, CrossScheme: m.GetAllowCrossSchemeRedirect()}
-	if v := m.GetMaxInternalRedirects(); v != nil {
-		r.Max = v.Value
-	}
-	for i, code := range m.GetRedirectResponseCodes() {
-		switch code {
-		case 301, 302, 303, 307, 308:
-			r.Codes = append(r.Codes, int(code))
-		default:
-			c.wrong(p.item("redirect_response_codes", i), "301, 302, 303, 307 or 308", code, "")
-		}
-	}
-	if r.Codes == nil {
-		r.Codes = []int{302}
-	}
-	return r
-}
-
 var redirectCodes = map[routev3.RedirectAction_RedirectResponseCode]int{
 	routev3.RedirectAction_MOVED_PERMANENTLY: 301, routev3.RedirectAction_FOUND: 302, routev3.RedirectAction_SEE_OTHER: 303,
 	routev3.RedirectAction_TEMPORARY_REDIRECT: 307, routev3.RedirectAction_PERMANENT_REDIRECT: 308,
@@ -350,9 +328,6 @@ func (c *converter) retry(m *routev3.RetryPolicy, p *place) *config.Retry {
 	}
 	if d := m.GetPerTryTimeout(); d != nil {
 		r.PerTry = c.span(d, p.field("per_try_timeout"))
-	}
-	if d := m.GetPerTryIdleTimeout(); d != nil {
-		r.PerTryIdle = c.span(d, p.field("per_try_idle_timeout"))
 	}
 	if b := m.GetRetryBackOff(); b != nil {
 		at := p.field("retry_back_off")

@@ -52,3 +52,31 @@ func TestTenUpgrades(t *testing.T) {
 		}
 	}
 }
+
+// TestBusyUpgrades has no pause between a client's requests, so that nearly
+// every connection moves with one under way.
+func TestBusyUpgrades(t *testing.T) {
+	echo, certs := load.NewEcho(t), rig.NewCerts(t)
+	web := &port{name: "web", to: echo.HTTP}
+	two := &port{name: "two", to: echo.HTTP, h2up: true}
+	tcp := &port{name: "tcp", to: echo.TCP, tcp: true}
+	mtls := &port{name: "mtls", to: echo.HTTP, tls: certs, mutual: true}
+	w := newWorld(t, web, two, tcp, mtls)
+	l := load.Start(
+		load.Group{Name: "http1", Proto: load.HTTP1, Addr: web.addr, Clients: 10, Body: 70000},
+		load.Group{Name: "http1 to http2", Proto: load.HTTP1, Addr: two.addr, Clients: 10, Body: 70000},
+		load.Group{Name: "http2", Proto: load.HTTP2, Addr: web.addr, Clients: 10, Body: 70000},
+		load.Group{Name: "http2 to http2", Proto: load.HTTP2, Addr: two.addr, Clients: 10},
+		load.Group{Name: "tcp", Proto: load.TCP, Addr: tcp.addr, Clients: 10, Body: 70000},
+		load.Group{Name: "mtls", Proto: load.HTTP2, Addr: mtls.addr, Clients: 10, TLS: certs.Client, Body: 20000},
+	)
+	for range 5 {
+		t.Log(w.upgrade())
+	}
+	for _, r := range l.Stop() {
+		t.Log(r)
+		if r.Failed+r.Closed+r.Refused > 0 || r.Requests == 0 {
+			t.Errorf("%s lost something", r.Name)
+		}
+	}
+}

@@ -174,9 +174,12 @@ func (f *Filter) ask(c *filter.Context, r *config.ExtAuthzRoute, body []byte) fi
 		return f.failed(c)
 	}
 	req, err := f.asker.describe(f, c, r, body)
-	if err != nil {
+	if err != nil { // the client's doing, which failure_mode_allow must not reward
 		f.underWay.Add(-1)
-		return f.failed(c)
+		f.errorsN.Add(1)
+		c.Local = f.onError
+		c.Flags |= filter.FlagDenied
+		return filter.Reply
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), f.asker.timeout()) // no caller waits: End cancels
 	k := &check{cancel: cancel}

@@ -51,6 +51,8 @@ func limit(d time.Duration) time.Duration {
 	return d
 }
 
+var errPath = &errs.Error{Kind: errs.Invalid, Subject: "path", Expected: "one that can be shown to the authorization service as it is"}
+
 func (a *byHTTP) describe(f *Filter, c *filter.Context, _ *config.ExtAuthzRoute, body []byte) (*http.Request, error) {
 	q := c.Req
 	host := string(q.In(q.Authority))
@@ -61,10 +63,16 @@ func (a *byHTTP) describe(f *Filter, c *filter.Context, _ *config.ExtAuthzRoute,
 	if !strings.HasPrefix(target, "/") {
 		target = "/"
 	}
-	u := &url.URL{Scheme: "http", Host: host, Opaque: target}
+	// Connections are kept by the URL's host, which must not be the client's
+	// choice: each name that it thinks of would have connections of its own.
+	u := &url.URL{Scheme: "http", Host: "authz", Opaque: target}
 	if strings.HasPrefix(target, "//") { // Opaque would make it another host's
-		path, query, _ := strings.Cut(target, "?")
-		u = &url.URL{Scheme: "http", Host: host, Path: path, RawQuery: query}
+		path, query, ask := strings.Cut(target, "?")
+		u = &url.URL{Scheme: "http", Host: "authz", RawPath: path, RawQuery: query, ForceQuery: ask}
+		var err error
+		if u.Path, err = url.PathUnescape(path); err != nil || u.EscapedPath() != path {
+			return nil, errPath // the service would judge another path than the one that is asked for
+		}
 	}
 	r := &http.Request{Method: string(q.In(q.Method)), URL: u, Host: host, Header: http.Header{}, Body: http.NoBody, Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1}
 	if len(body) > 0 {

@@ -64,7 +64,11 @@ func (t *Tracer) export(ctx context.Context, spans [][]byte) {
 	if len(spans) == 0 {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, timeout)
+	limit := t.cfg.Timeout
+	if limit <= 0 {
+		limit = timeout
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	if err := t.post(ctx, t.request(spans)); err != nil {
 		t.dropped.Add(uint64(len(spans)))
