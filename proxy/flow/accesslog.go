@@ -74,9 +74,11 @@ func (a *AccessLog) drop(b []byte) {
 
 // logBuf is a worker's batch under way.
 type logBuf struct {
-	w *Worker
-	b []byte
-	t engine.Timer
+	w      *Worker
+	b      []byte
+	t      engine.Timer
+	second int64 // of date
+	date   []byte
 }
 
 // Expire sends a batch that has waited long enough.
@@ -100,19 +102,26 @@ func (l *logBuf) flush() {
 	}
 }
 
-// logLine is one line of the access log; the longest is about 3 KiB.
-func (e *session) logLine(begun int64, status int, in, out uint64, to netip.AddrPort, why string, x *exchange.Stream) {
-	l := &e.w.log
-	if e.w.sh.Access == nil {
-		return
+// stamp appends a time; its date is made once a second.
+func (l *logBuf) stamp(b []byte, t time.Time) []byte {
+	if s := t.Unix(); s != l.second || len(l.date) == 0 {
+		l.second, l.date = s, t.UTC().AppendFormat(l.date[:0], "2006-01-02T15:04:05.")
 	}
-	if len(l.b) == 0 {
-		e.w.l.SetTimer(&l.t, logDelay, l)
+	b = append(b, l.date...)
+	us := t.Nanosecond() / 1000
+	for d := 100_000; d > 0; d /= 10 {
+		b = append(b, byte('0'+us/d%10))
 	}
-	now := engine.Mono()
-	b := append(l.b, `{"time":"`...)
-	b = engine.Wall(begun).UTC().AppendFormat(b, "2006-01-02T15:04:05.000000Z")
-	b = append(append(b, `","side":"`...), e.kind.String()...)
+	return append(b, 'Z')
+}
+
+// whose is what a line says of the connection, which is made once.
+func (e *session) whose() []byte {
+	if len(e.line) > 0 && e.lineOf == e.target {
+		return e.line
+	}
+	b := append(e.line[:0], `","side":"`...)
+	b = append(b, e.kind.String()...)
 	b = append(b, `","from":"`...)
 	b = e.from.AppendTo(b)
 	b = append(b, `","dst":"`...)
@@ -127,6 +136,23 @@ func (e *session) logLine(begun int64, status int, in, out uint64, to netip.Addr
 	if e.target != nil {
 		b = appendJSON(append(b, `,"target":`...), e.target.Name)
 	}
+	e.line, e.lineOf = b, e.target
+	return b
+}
+
+// logLine is one line of the access log; the longest is about 3 KiB.
+func (e *session) logLine(begun int64, status int, in, out uint64, to netip.AddrPort, why string, x *exchange.Stream) {
+	l := &e.w.log
+	if e.w.sh.Access == nil {
+		return
+	}
+	if len(l.b) == 0 {
+		e.w.l.SetTimer(&l.t, logDelay, l)
+	}
+	now := engine.Mono()
+	b := append(l.b, `{"time":"`...)
+	b = l.stamp(b, engine.Wall(begun))
+	b = append(b, e.whose()...)
 	if to.IsValid() {
 		b = append(to.AppendTo(append(b, `,"upstream":"`...)), '"')
 	}
@@ -184,17 +210,21 @@ func (e *session) logStream(why string) {
 // one: what a peer sends need not be UTF-8, and a log must stay readable.
 func appendJSON[T string | []byte](b []byte, s T) []byte {
 	b = append(b, '"')
+	from := 0
 	for i := 0; i < len(s); i++ {
-		switch c := s[i]; {
-		case c == '"' || c == '\\':
-			b = append(b, '\\', c)
-		case c < ' ' || c >= 0x7f:
-			b = append(b, '\\', 'u', '0', '0', hexDigits[c>>4], hexDigits[c&15])
-		default:
-			b = append(b, c)
+		c := s[i]
+		if c >= ' ' && c < 0x7f && c != '"' && c != '\\' {
+			continue
 		}
+		b = append(b, s[from:i]...)
+		from = i + 1
+		if c == '"' || c == '\\' {
+			b = append(b, '\\', c)
+			continue
+		}
+		b = append(b, '\\', 'u', '0', '0', hexDigits[c>>4], hexDigits[c&15])
 	}
-	return append(b, '"')
+	return append(append(b, s[from:]...), '"')
 }
 
 const hexDigits = "0123456789abcdef"

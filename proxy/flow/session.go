@@ -63,6 +63,8 @@ type session struct {
 	out    uint64 // bytes to the client
 	tell   []byte // what each request is told of the client: X-Forwarded-Client-Cert, or at a gateway -For
 	dest   [hows]*dest
+	line   []byte        // what access log lines say of the connection; empty before the first
+	lineOf *route.Target // where it led then
 }
 
 func (e *session) link() {
