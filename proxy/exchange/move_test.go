@@ -24,7 +24,7 @@ func TestEveryFieldIsThoughtOf(t *testing.T) {
 		fields string
 	}{
 		{Stream{}, "c w m down up phase lead Permit req resp reqT respT next prev poolNext pool isHead isGRPC sent reqDone stopped headDone respDone tunnelled unborn shadow noFilters filterAt holding endConn closeAfter localAt gen routes fwd retry limits sticky parent cluster host ask tried conns retries replays retryable avoiding admitted retrying kept replayAt keeping keptAll lost reqOut respOut toUp toDown local own t timeout most rateFrom total try tryBegan again lastByte idle mirrors interims h1 peer h2d h2u"},
-		{h1server{}, "server w c info lead peer x src dst t began since seen count partial persist modern last running ended done"},
+		{h1server{}, "server w c info lead peer x src dst t began since seen count partial persist modern last told grace running ended done"},
 		{h2server{}, "server w c h info lead peer t began since turn count last halfway ended keep done sides"},
 		{h1client{}, "p c x src dst t tls local made until rested mark count high reused resting persist headed gone"},
 		{h2client{}, "p c h t tls local made turn since until count high settled leaving gone keep calls"},
