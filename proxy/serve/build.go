@@ -503,8 +503,8 @@ func (n *next) logs(cs []*config.AccessLog) (out logs, err error) {
 	return out, nil
 }
 
-// commit puts the configuration in force. Clusters first: no route leads to
-// one that is not there.
+// commit puts the configuration in force. New clusters come first and old ones
+// go last: no route leads to one that is not there.
 func (n *next) commit() {
 	s := n.s
 	for _, prev := range n.replaced {
@@ -519,7 +519,9 @@ func (n *next) commit() {
 			n.duties[cl] = e
 		}
 	}
-	s.clusters.Store(&n.dir)
+	both := maps.Clone(*s.clusters.Load())
+	maps.Copy(both, n.dir)
+	s.clusters.Store(&both)
 	for cl, e := range n.duties {
 		s.begin(cl, e)
 	}
@@ -563,6 +565,7 @@ func (n *next) commit() {
 		}
 		w.x.Review(live)
 	})
+	s.clusters.Store(&n.dir) // each loop has begun a turn since the routes changed
 	for _, ln := range gone {
 		drained = true
 		for _, ch := range ln.state.Load().all() {
