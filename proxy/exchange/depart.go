@@ -18,7 +18,13 @@ func (m *Manager) Succeed(old *Manager) {
 	m.line.newest.Store(m)
 }
 
-func (m *Manager) newest() *Manager { return m.line.newest.Load() }
+// newest is the manager in force of those that have followed m.
+func (m *Manager) newest() *Manager {
+	if m.line == nil {
+		return m
+	}
+	return m.line.newest.Load()
+}
 
 // DrainTimeout is how long a connection may take to end once its listener
 // has gone.
