@@ -179,8 +179,6 @@ type held struct {
 	off  int
 }
 
-func (h *held) reset() { h.b, h.off, h.done = h.b[:0], 0, false }
-
 // Bounds.
 const (
 	turnBytes  = 512 << 10 // moved for one stream before others have their turn

@@ -36,7 +36,6 @@ type arrival struct {
 	c     *engine.Conn
 	info  *filter.ConnInfo
 	t     engine.Timer
-	isTLS bool
 	stage stage
 }
 
@@ -183,9 +182,6 @@ func (a *arrival) announced() {
 	a.stage = inspecting
 	a.inspect()
 }
-
-// tlsHandshake is the first byte of every TLS connection (RFC 8446, 5.1).
-const tlsHandshake = 22
 
 // inspect looks at the TLS hello without taking it.
 func (a *arrival) inspect() {

@@ -87,7 +87,6 @@ type next struct {
 	updates  []func() error // endpoints of clusters that go on
 	states   map[*listener]*listening
 	opened   []*listener
-	managers []*exchange.Manager
 	problems []error
 	local    *balance.Set // of the proxy's own kind; nil: none
 	dry      bool         // nothing is opened

@@ -16,7 +16,7 @@ func TestEveryFieldIsThoughtOf(t *testing.T) {
 		fields string
 	}{
 		{stream{}, "w a ch cl down up t c ask tried dial host last quiet most attempts ended toUp toDown prev next"},
-		{arrival{}, "w ln st ch c info t isTLS stage"},
+		{arrival{}, "w ln st ch c info t stage"},
 		{way{}, "moved pipe"},
 	} {
 		var got []string

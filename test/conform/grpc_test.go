@@ -25,7 +25,6 @@ import (
 	"google.golang.org/grpc/grpclog"
 	"google.golang.org/grpc/interop"
 	testgrpc "google.golang.org/grpc/interop/grpc_testing"
-	testpb "google.golang.org/grpc/interop/grpc_testing"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
@@ -139,7 +138,7 @@ func grpcCases(t *testing.T, kind rig.Kind) {
 			t.Fatal(err)
 		}
 		defer cc.Close()
-		_, err = testgrpc.NewTestServiceClient(cc).EmptyCall(t.Context(), &testpb.Empty{})
+		_, err = testgrpc.NewTestServiceClient(cc).EmptyCall(t.Context(), &testgrpc.Empty{})
 		if status.Code(err) != codes.Unavailable {
 			t.Errorf("got %v, want Unavailable", err)
 		}
@@ -150,11 +149,11 @@ func grpcCases(t *testing.T, kind rig.Kind) {
 func TestGRPCWeb(t *testing.T) {
 	server := grpcServer(t)
 	p := rig.Start(t, rig.Redoubt, rig.Setup{Listeners: []rig.Listener{{To: server, ToHTTP2: true, GRPCWeb: true}}})
-	large, err := proto.Marshal(&testpb.SimpleRequest{ResponseSize: 100000, Payload: &testpb.Payload{Body: make([]byte, 70000)}})
+	large, err := proto.Marshal(&testgrpc.SimpleRequest{ResponseSize: 100000, Payload: &testgrpc.Payload{Body: make([]byte, 70000)}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	failing, err := proto.Marshal(&testpb.SimpleRequest{ResponseStatus: &testpb.EchoStatus{Code: 7, Message: "no"}})
+	failing, err := proto.Marshal(&testgrpc.SimpleRequest{ResponseStatus: &testgrpc.EchoStatus{Code: 7, Message: "no"}})
 	if err != nil {
 		t.Fatal(err)
 	}

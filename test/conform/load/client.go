@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 
+//lint:file-ignore SA1019 a raw HTTP/2 client connection has no successor in the Go versions that build this
+
 package load
 
 import (
