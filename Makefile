@@ -60,7 +60,8 @@ interop: ## against other software: openssl, skopeo, kill -9
 	CGO_ENABLED=0 $(GO) test ./test/interop/... ./test/provenance/... ./test/edge/... ./test/bench/load
 
 conform: ## the data plane under attack, and beside nginx and haproxy; a few minutes
-	CGO_ENABLED=0 $(GO) test -count=1 -timeout 20m ./test/conform/...
+	CGO_ENABLED=0 $(GO) test -p 1 -count=1 -timeout 20m ./test/conform/... ./test/upgrade
+	CGO_ENABLED=0 $(GO) test -short -count=1 -timeout 10m ./test/endure
 
 dist/debian.tar:
 	@mkdir -p dist
