@@ -66,7 +66,11 @@ func (b *buffer) room(p *pool, n int) {
 		b.r, b.w = 0, have
 		return
 	}
-	nb := p.get(have + n)
+	want := have + n
+	if classOf(want) < 0 {
+		want += have / 2 // each step copies all: steps of one size would cost the square of them
+	}
+	nb := p.get(want)
 	copy(nb, b.bytes())
 	if b.b != nil {
 		p.put(b.b)

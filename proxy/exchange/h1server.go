@@ -103,6 +103,9 @@ func (h *h1server) pump() {
 // none yet, or that the connection has ended.
 func (h *h1server) read() bool {
 	w := h.w
+	if h.c.Room() == 0 {
+		return false // a client that does not read gets no more answers to hold
+	}
 	for {
 		b := h.c.Bytes()
 		w.req.Resume(h.seen)
