@@ -182,7 +182,7 @@ func (w *worker) place(ln *listener, fd int, from netip.AddrPort) {
 		}
 	}
 	st := ln.state.Load()
-	if to.l.Load() >= w.s.maxConns || st.cfg.MaxConns > 0 && ln.conns.Load() >= st.cfg.MaxConns {
+	if to.l.Load()+to.sessions.Load() >= w.s.maxConns || st.cfg.MaxConns > 0 && ln.conns.Load() >= st.cfg.MaxConns {
 		ln.count[w.n].Shed++
 		reset(fd)
 		return

@@ -84,6 +84,7 @@ type worker struct {
 	hello   secure.Hello
 	conn    uint64 // connections so far
 
+	sessions atomic.Int64 // of datagrams, each with a descriptor
 	draining bool
 }
 

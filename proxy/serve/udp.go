@@ -111,7 +111,7 @@ func (d *datagrams) open(cfg *config.UDPProxy, from netip.AddrPort, sa unix.Sock
 	}
 	n := d.ln.count[d.w.n]
 	cl := (*d.w.s.clusters.Load())[cfg.Cluster]
-	if cl == nil || len(d.sessions) >= most {
+	if cl == nil || len(d.sessions) >= most || !d.w.affords() {
 		n.Shed++
 		return nil
 	}
@@ -149,9 +149,18 @@ func (d *datagrams) open(cfg *config.UDPProxy, from netip.AddrPort, sa unix.Sock
 	h.Begin()
 	n.Conns++
 	d.sessions[from] = s
+	d.w.sessions.Add(1)
 	s.last = d.w.l.Now()
 	d.w.l.SetTimer(&s.t, s.idle(), s)
 	return s
+}
+
+// affords tells that there is a descriptor for another session. Who sends
+// datagrams can give any address as his own, so that sessions have at most half
+// of them: the other half is for connections, of whatever listener.
+func (w *worker) affords() bool {
+	n := w.sessions.Load()
+	return n < w.s.maxConns/2 && n+w.l.Load() < w.s.maxConns
 }
 
 func (s *session) idle() time.Duration {
@@ -198,6 +207,7 @@ func (s *session) end() {
 	w.l.Unwatch(s.watch)
 	unix.Close(s.fd)
 	delete(s.d.sessions, s.client)
+	w.sessions.Add(-1)
 	s.host.End(balance.Connected, time.Duration(w.l.Now()-s.c.Began), w.l.Now())
 	s.c.Ended = engine.Mono()
 	s.logs.write(w, &s.c)
