@@ -135,7 +135,6 @@ func (w *Worker) recycle(x *Stream) {
 	}
 	clear(x.tried)
 	y.tried = x.tried[:0]
-	y.c.RequestID = x.c.RequestID[:0]
 	y.local = x.local[:0]
 	*x = y
 	if len(w.free) < maxFree {
