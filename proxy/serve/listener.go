@@ -25,7 +25,9 @@ type listener struct {
 	state atomic.Pointer[listening]
 	conns atomic.Int64
 	gone  atomic.Bool
-	count []*listenerCount // by worker
+	// passed counts datagrams on their way between loops.
+	passed atomic.Int64
+	count  []*listenerCount // by worker
 }
 
 // listening is a listener's configuration, compiled. It is immutable.

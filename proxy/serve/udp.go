@@ -25,9 +25,9 @@ const (
 	defaultUDPIdle  = time.Minute
 )
 
-// datagrams is a UDP listener on one loop. Each loop has the socket; a client's
-// datagrams may meet any of them, so sessions are the loop's own and leave
-// from a socket of their own.
+// datagrams is a UDP listener on one loop. Each loop has the socket, and a
+// client's datagrams may meet any of them; its session is one loop's, which its
+// address chooses, and leaves from a socket of its own.
 type datagrams struct {
 	w        *worker
 	ln       *listener
@@ -85,21 +85,61 @@ func (d *datagrams) Ready(uint32) {
 			return
 		}
 		from := addrPort(sa)
-		s := d.sessions[from]
-		if s != nil && (cfg.PerPacket || s.host.Removed() || !s.host.Healthy()) {
-			s.end()
-			s = nil
+		if o := d.owner(from); o != d.w && !cfg.PerPacket {
+			d.pass(o, from, sa, d.buf[:n])
+			continue
 		}
-		if s == nil {
-			if s = d.open(cfg, from, sa); s == nil {
-				continue
-			}
+		d.take(cfg, from, sa, d.buf[:n])
+	}
+}
+
+// take sends a client's datagram to its host.
+func (d *datagrams) take(cfg *config.UDPProxy, from netip.AddrPort, sa unix.Sockaddr, p []byte) {
+	s := d.sessions[from]
+	if s != nil && (cfg.PerPacket || s.host.Removed() || !s.host.Healthy()) {
+		s.end()
+		s = nil
+	}
+	if s == nil {
+		if s = d.open(cfg, from, sa); s == nil {
+			return
 		}
-		s.last = d.w.l.Now()
-		s.c.BytesIn += uint64(n)
-		if _, err := unix.Write(s.fd, d.buf[:n]); errors.Is(err, unix.ECONNREFUSED) {
-			s.host.Report(balance.ConnectFailed, 0, d.w.l.Now())
+	}
+	s.last = d.w.l.Now()
+	s.c.BytesIn += uint64(len(p))
+	if _, err := unix.Write(s.fd, p); errors.Is(err, unix.ECONNREFUSED) {
+		s.host.Report(balance.ConnectFailed, 0, d.w.l.Now())
+	}
+}
+
+// owner is the loop that has the client's session.
+func (d *datagrams) owner(from netip.AddrPort) *worker {
+	ws := d.w.s.workers
+	return ws[(exchange.HashAddr(from.Addr())+uint64(from.Port()))%uint64(len(ws))]
+}
+
+// maxPassed bounds the datagrams of a listener that are on their way from one
+// loop to another.
+const maxPassed = 4096
+
+// pass hands a datagram to the loop that has its session. What is too much is
+// dropped, as a socket's full buffer would.
+func (d *datagrams) pass(o *worker, from netip.AddrPort, sa unix.Sockaddr, p []byte) {
+	ln := d.ln
+	if ln.passed.Add(1) > maxPassed {
+		ln.passed.Add(-1)
+		ln.count[d.w.n].Shed++
+		return
+	}
+	p = append([]byte(nil), p...)
+	posted := o.l.Post(func() {
+		ln.passed.Add(-1)
+		if t, cfg := o.udp[ln], ln.state.Load().cfg.UDP; t != nil && cfg != nil {
+			t.take(cfg, from, sa, p)
 		}
+	})
+	if !posted {
+		ln.passed.Add(-1)
 	}
 }
 
