@@ -47,6 +47,13 @@ func (l *Loop) Each(f func(c *Conn, h Handler)) {
 	}
 }
 
+// Has tells that c is on this loop. It may have left for another since it was
+// looked up (Leave), and then nothing of it may be touched here.
+func (l *Loop) Has(c *Conn) bool {
+	_, ok := l.conns[c]
+	return ok
+}
+
 // At is when t runs out; 0 when it is not set.
 func (t *Timer) At() int64 {
 	if !t.set {

@@ -99,12 +99,20 @@ func (k *Keeper) Close() { k.ln.Close() }
 // Run lets successors in, one at a time, until ctx ends. serve has the session
 // until it returns.
 func (k *Keeper) Run(ctx context.Context, serve func(context.Context, *Session) error) error {
-	stop := context.AfterFunc(ctx, func() { k.ln.Close() })
-	defer stop()
+	closed := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() { defer close(closed); k.ln.Close() })
+	defer func() {
+		if !stop() {
+			<-closed // nobody can connect any more once Run has returned
+		}
+	}()
 	defer k.wg.Wait()
 	for {
 		c, err := k.ln.AcceptUnix()
 		if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
+			if err == nil {
+				c.Close()
+			}
 			return nil
 		}
 		if err != nil {

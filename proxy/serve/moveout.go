@@ -282,8 +282,8 @@ func (w *worker) pack(list []*engine.Conn, most int, why map[string]int) (*batch
 	for len(list) > 0 && b.conns < most && len(out.B) < batchBytes && time.Since(b.since) < batchSpend {
 		c := list[0]
 		list = list[1:]
-		if !c.Alive() {
-			continue // ended, or in a cargo already
+		if !w.l.Has(c) || !c.Alive() {
+			continue // given to another loop since the list was made, ended, or in a cargo already
 		}
 		g, kind, reason := w.load(c, c.Handler())
 		if g == nil || !g.Freeze() {
