@@ -112,3 +112,14 @@ func feed(c *engine.Conn, h *http2.Conn) error {
 // frameAhead is what is read of frames at once: the largest that is taken, its
 // header, and some.
 const frameAhead = 64 << 10
+
+// write sends a part of a body. Frames go into memory until the turn's end, so
+// that what was full may have drained without an event to tell: the connection
+// is looked at again then.
+func write(c *engine.Conn, h *http2.Conn, s *http2.Stream, p []byte, last bool) int {
+	n := h.WriteData(s, p, last)
+	if n < len(p) && h.Full() {
+		c.Again()
+	}
+	return n
+}

@@ -317,7 +317,7 @@ func (k *h2call) send(p []byte, last bool) int {
 		k.x.stopped = true
 		return 0
 	}
-	return k.u.h.WriteData(k.s, p, last)
+	return write(k.u.c, k.u.h, k.s, p, last)
 }
 
 func (k *h2call) finish(t *message.Head) {

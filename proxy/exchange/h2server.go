@@ -373,7 +373,7 @@ func (d *h2side) send(p []byte, last bool) int {
 	if d.s == nil {
 		return 0
 	}
-	return d.h.h.WriteData(d.s, p, last)
+	return write(d.h.c, d.h.h, d.s, p, last)
 }
 
 func (d *h2side) finish(t *message.Head) {

@@ -128,6 +128,11 @@ func (c *Conn) widen(s *Stream, n int64) {
 	}
 }
 
+// Full tells that WriteData has used up what Writable gave. No frame of the
+// peer may be due that would have the owner call it again: once its transport
+// has drained, the owner must do so by itself.
+func (c *Conn) Full() bool { return c.room == 0 }
+
 // Writable bounds WriteData to room bytes, over all streams, until it is
 // called again, and lets those that wait go on. Without any call there is no
 // bound; an owner calls it whenever its transport has drained.
