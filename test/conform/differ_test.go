@@ -174,6 +174,11 @@ func (v *rival) compare(in []byte, want reading) (wrong, reason string) {
 		return "", "paths that are made normal are compared by TestSmuggle"
 	}
 	got, status := v.read(in, len(want))
+	if !slices.Equal(got, want) {
+		// What is left of the message before may have come late. A true
+		// difference is there again.
+		got, status = v.read(in, len(want))
+	}
 	if slices.Equal(got, want) {
 		return "", ""
 	}
