@@ -76,6 +76,10 @@ func standAlone(ctx context.Context, path string, loops int, drain time.Duration
 		if err != nil {
 			return err
 		}
+		s.Sources(func() map[string]uint64 {
+			st := c.Status()
+			return map[string]uint64{"accepted": st.Acked, "rejected": st.Nacked + st.Unread, "reconnects": st.Reconnects}
+		})
 		if err := c.Run(ctx); err != nil && !errors.Is(err, context.Canceled) {
 			return err
 		}

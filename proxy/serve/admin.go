@@ -218,6 +218,10 @@ func (s *Server) stats() (out []stat) {
 	add("server.version", g.version)
 	add("server.handler_faults", s.faults.Load())
 	add("server.total_connections", g.open)
+	updates := s.updates()
+	for _, k := range sorted(updates) {
+		add("configuration."+k, updates[k])
+	}
 	for _, name := range sorted(g.listeners) {
 		c := g.listeners[name]
 		p := "listener." + name + "."
@@ -225,6 +229,7 @@ func (s *Server) stats() (out []stat) {
 		add(p+"downstream_cx_overflow", c.Shed)
 		add(p+"no_filter_chain_match", c.NoChain)
 		add(p+"downstream_cx_refused", c.Refused)
+		add(p+"ssl.connection_error", c.Unshaken)
 	}
 	for _, name := range sorted(g.managers) {
 		c := g.managers[name]

@@ -110,6 +110,7 @@ func (s *Server) Apply(cfg *config.Config) error {
 		for _, ln := range n.opened {
 			unix.Close(ln.fd)
 		}
+		s.refusals.Add(1)
 		return errors.Join(n.problems...)
 	}
 	n.commit()

@@ -66,6 +66,7 @@ func (g *gathered) take(w *worker, listeners map[string]*listener, dir exchange.
 		c.Shed += o.Shed
 		c.NoChain += o.NoChain
 		c.Refused += o.Refused
+		c.Unshaken += o.Unshaken
 		for _, ch := range ln.state.Load().all() {
 			if m := ch.http; m != nil && !seen[m] {
 				seen[m] = true
@@ -115,7 +116,7 @@ func desc(name, help string, labels ...string) *prometheus.Desc {
 
 var (
 	descLnConns   = desc("listener_connections_total", "Connections accepted.", "listener")
-	descLnRefused = desc("listener_refused_total", "Connections refused: no room, no filter chain, or malformed before a protocol.", "listener", "why")
+	descLnRefused = desc("listener_refused_total", "Connections refused: no room, no filter chain, or malformed or without a handshake before a protocol.", "listener", "why")
 	descRequests  = desc("http_requests_total", "Requests answered.", "manager", "class")
 	descActive    = desc("http_requests_active", "Requests under way.", "manager")
 	descSeconds   = desc("http_request_seconds", "Time from a request's head to the end of its response.", "manager")
@@ -129,6 +130,7 @@ var (
 	descPeers     = desc("identity_requests_total", "Requests by the client's identity.", "identity")
 	descOpen      = desc("connections", "Connections open, both sides.")
 	descVersion   = desc("configuration", "Configurations put in force.")
+	descUpdates   = desc("configuration_updates_total", "What became of configurations and of what they came from.", "what")
 	descDropped   = desc("access_log_dropped_total", "Lines of access logs dropped.", "path")
 	descFaults    = desc("faults_total", "Panics of handlers, each of which cost one connection.")
 )
@@ -144,12 +146,16 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	}
 	gauge(descOpen, g.open)
 	gauge(descVersion, g.version)
+	for what, n := range c.s.updates() {
+		count(descUpdates, n, what)
+	}
 	count(descFaults, c.s.faults.Load())
 	for name, n := range g.listeners {
 		count(descLnConns, n.Conns, name)
 		count(descLnRefused, n.Shed, name, "overflow")
 		count(descLnRefused, n.NoChain, name, "no filter chain")
 		count(descLnRefused, n.Refused, name, "refused")
+		count(descLnRefused, n.Unshaken, name, "handshake")
 	}
 	for name, n := range g.managers {
 		for i := 1; i < 6; i++ {

@@ -43,7 +43,8 @@ type listening struct {
 // listenerCount is one worker's.
 type listenerCount struct {
 	Conns, Shed, NoChain, Refused uint64
-	_                             [32]byte
+	Unshaken                      uint64 // TLS handshakes that failed, or were given up
+	_                             [24]byte
 }
 
 // bind opens a listening socket.

@@ -277,6 +277,7 @@ func (h *heir) merge(g *gathered) {
 		n.Shed += c.Shed
 		n.NoChain += c.NoChain
 		n.Refused += c.Refused
+		n.Unshaken += c.Unshaken
 	}
 	for k, c := range o.managers {
 		at(g.managers, k).Add(c)

@@ -51,7 +51,8 @@ type Server struct {
 	faults     atomic.Uint64
 	clusters   atomic.Pointer[exchange.Directory]
 	began      time.Time
-	tlsErrors  atomic.Uint64
+	refusals   atomic.Uint64 // configurations that Apply refused
+	sources    atomic.Pointer[func() map[string]uint64]
 	stopping   atomic.Bool
 
 	sinks *run.Group // access logs
@@ -326,8 +327,25 @@ func (s *Server) poke() {
 }
 
 func (s *Server) tlsFailed(a *arrival, err error) {
-	s.tlsErrors.Add(1)
+	a.ln.count[a.w.n].Unshaken++
 	s.log.Debug("TLS handshake failed", "listener", a.ln.name, "peer", a.info.Peer, "err", err)
+}
+
+// Sources has f tell, from any goroutine, the counters of whatever
+// configurations come from; they are shown as configuration.NAME.
+func (s *Server) Sources(f func() map[string]uint64) { s.sources.Store(&f) }
+
+// updates counts what became of configurations.
+func (s *Server) updates() map[string]uint64 {
+	m := map[string]uint64{}
+	if f := s.sources.Load(); f != nil {
+		m = (*f)()
+	}
+	s.mu.Lock()
+	m["applied"] = s.version
+	s.mu.Unlock()
+	m["refused"] = s.refusals.Load()
+	return m
 }
 
 // Go runs f beside the loops until Run ends; the first failure ends Run.

@@ -64,6 +64,9 @@ func (c *converter) lbPolicy(m *clusterv3.Cluster, x *config.Cluster, p *place) 
 	if r := m.GetRoundRobinLbConfig(); given(r != nil, "round_robin_lb_config", config.RoundRobin) {
 		c.slowStart(r.GetSlowStartConfig(), x, p.field("round_robin_lb_config").field("slow_start_config"))
 	}
+	if x.LB == config.ClusterProvided && x.Discovery != config.OrigDst {
+		c.wrong(p.field("lb_policy"), "a policy that chooses among the hosts of this type", "CLUSTER_PROVIDED", "it goes with ORIGINAL_DST")
+	}
 	if o := m.GetOriginalDstLbConfig(); o != nil || x.Discovery == config.OrigDst {
 		c.originalDst(o, x, p)
 	}

@@ -29,7 +29,8 @@ type Client struct {
 // Status is what a Client has seen so far.
 type Status struct {
 	Connected        bool     // to all management servers that are named
-	Acked, Nacked    uint64   // responses
+	Acked, Nacked    uint64   // responses, and what watched files held
+	Unread           uint64   // versions of watched files that could not be read
 	Applied, Refused uint64   // snapshots, by what apply answered
 	Reconnects       uint64   // streams that were lost or could not be opened
 	LastError        string   // of the last refused response or snapshot, or lost stream
@@ -149,6 +150,9 @@ func (c *Client) note(e event) {
 		c.log.Warn("management server lost, the last good configuration stays", "stream", e.streamKey.String(), "error", e.err)
 	case evFile:
 		c.log.Warn("watched file not read, the last good resources stay", "file", e.where, "error", e.err)
+		c.mu.Lock()
+		c.status.Unread++
+		c.mu.Unlock()
 	}
 }
 

@@ -311,7 +311,11 @@ func (d *decoder) scalar(fd protoreflect.FieldDescriptor, n *yaml.Node, p *place
 			if fd.Kind() == protoreflect.StringKind {
 				fix = "put it in quotes"
 			}
-			d.wrong(p, expected, n.Value, fix)
+			seen := n.Value
+			if fd.Kind() == protoreflect.BytesKind || strings.HasPrefix(string(fd.Name()), "inline_") {
+				seen = "another value" // which may be a key
+			}
+			d.wrong(p, expected, seen, fix)
 		}
 		return v, ok
 	}
@@ -390,7 +394,7 @@ func kindOf(n *yaml.Node) string {
 	case yaml.SequenceNode:
 		return "a list"
 	}
-	return n.Value
+	return "a single value" // which may be a key that stands in the wrong place
 }
 
 func kindName(fd protoreflect.FieldDescriptor) string {
