@@ -36,6 +36,7 @@ type Sink struct {
 	reopen  atomic.Bool
 	Dropped atomic.Uint64 // lines
 	bufs    []*logBuf     // by worker
+	torn    bool          // the file ends inside a line; Run's own
 }
 
 // NewSink makes a sink; Run must run.
@@ -63,7 +64,7 @@ func (s *Sink) Run(ctx context.Context) error {
 			if s.reopen.Swap(false) {
 				if g, err := s.open(); err == nil {
 					f.Close()
-					f = g
+					f, s.torn = g, false
 				}
 			}
 			s.write(f, b)
@@ -106,8 +107,17 @@ func (s *Sink) open() (*os.File, error) {
 }
 
 func (s *Sink) write(f *os.File, b []byte) {
-	if _, err := f.Write(b); err != nil {
-		s.drop(b)
+	if s.torn { // two lines must not become one
+		_, err := f.Write([]byte{'\n'})
+		s.torn = err != nil
+	}
+	n, err := 0, error(nil)
+	if !s.torn {
+		n, err = f.Write(b)
+		s.torn = err != nil && n > 0 && b[n-1] != '\n'
+	}
+	if s.torn || err != nil {
+		s.drop(b[n:])
 	}
 	select {
 	case s.empty <- b[:0]:
