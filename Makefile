@@ -17,7 +17,7 @@ BENCH_PACKAGES := haproxy caddy nghttp2-client libnginx-mod-stream
 HEAVY    := ^redoubt.dev/(sandbox/(engine|driver|drivertest)|node$$|node/(admit|pod|doctor)|cmd|examples)
 ALL       = $(shell CGO_ENABLED=0 $(GO) list ./... | grep -v '^redoubt.dev/test')
 
-.PHONY: help build demo check test packages benchpackages lint unit race interop conform e2e vuln fuzz bench clean
+.PHONY: help build demo check test packages benchpackages lint unit race interop conform endure e2e vuln fuzz bench clean
 help: ## list the targets
 	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
 
@@ -30,7 +30,7 @@ demo: build ## build everything and run the bank, stand-alone
 
 check: lint unit race ## the quick part: formatting, vet, staticcheck, architecture, unit and race tests
 
-test: packages build lint unit race interop conform e2e ## the whole test suite; needs root
+test: packages build lint unit race interop conform endure e2e ## the whole test suite; needs root
 
 packages: ## install the Debian packages that tests use
 	@missing=$$(for p in $(PACKAGES); do dpkg-query -W -f='$${Status}' $$p 2>/dev/null | grep -q 'ok installed' || echo $$p; done); \
@@ -62,6 +62,9 @@ interop: ## against other software: openssl, skopeo, kill -9
 conform: ## the data plane under attack, and beside nginx and haproxy; a few minutes
 	CGO_ENABLED=0 $(GO) test -p 1 -count=1 -timeout 20m ./test/conform/... ./test/upgrade
 	CGO_ENABLED=0 $(GO) test -short -count=1 -timeout 10m ./test/endure
+
+endure: ## the data plane under churn, attacks and idle crowds; about 5 minutes
+	CGO_ENABLED=0 $(GO) test -count=1 -timeout 20m ./test/endure
 
 dist/debian.tar:
 	@mkdir -p dist
