@@ -61,7 +61,6 @@ interop: ## against other software: openssl, skopeo, kill -9
 
 conform: ## the data plane under attack, and beside nginx and haproxy; a few minutes
 	CGO_ENABLED=0 $(GO) test -p 1 -count=1 -timeout 20m ./test/conform/... ./test/upgrade
-	CGO_ENABLED=0 $(GO) test -short -count=1 -timeout 10m ./test/endure
 
 endure: ## the data plane under churn, attacks and idle crowds; about 5 minutes
 	CGO_ENABLED=0 $(GO) test -count=1 -timeout 20m ./test/endure

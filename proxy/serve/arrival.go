@@ -90,7 +90,12 @@ func (a *arrival) OnConn(c *engine.Conn) {
 }
 
 // OnClose is told that another part closed the connection.
-func (a *arrival) OnClose(*engine.Conn) { a.over() }
+func (a *arrival) OnClose(*engine.Conn) {
+	if a.stage == securing && a.ln != nil { // more handshakes than the chain may have
+		a.ln.count[a.w.n].Unshaken++
+	}
+	a.over()
+}
 
 // over settles the accounts of a connection that has ended.
 func (a *arrival) over() {

@@ -4,6 +4,7 @@ package serve
 
 import (
 	"reflect"
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -79,13 +80,26 @@ func (n *next) leavers() {
 	for _, l := range s.leavers {
 		if now.Before(l.until) {
 			left = append(left, l)
-			if err := n.routing(l.m); err != nil {
-				n.bad(err)
-			}
+			_ = n.routing(l.m) // routes that do not fit their filters leave them the last
 		}
 	}
 	clear(s.leavers[len(left):])
 	s.leavers = left
+	for name, ln := range s.listeners { // those that begin to drain with this configuration
+		st := n.states[ln]
+		if st == nil && n.cfg.Listeners[name] != nil && !slices.ContainsFunc(n.opened, func(o *listener) bool { return o.name == name }) {
+			continue
+		}
+		var now []*chain
+		if st != nil {
+			now = st.all()
+		}
+		for _, ch := range ln.state.Load().all() {
+			if ch.http != nil && !slices.Contains(now, ch) {
+				_ = n.routing(ch.http)
+			}
+		}
+	}
 }
 
 // takeRest accepts what has connected to a socket that is about to close: it

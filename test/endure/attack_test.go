@@ -31,15 +31,19 @@ type field struct {
 	web, secure *listener // for the others
 	mark        *listener // attacked, in clear
 	tls         *listener // attacked, by TLS
-	slack       int       // descriptors that may stay: the pools keep some
+	slack       int       // descriptors that may stay
 }
 
 const hurry = `request_headers_timeout: 2s, request_timeout: 4s, stream_idle_timeout: 3s, common_http_protocol_options: {idle_timeout: 3s},`
 
+// kept is how many descriptors may stay after a disturbance: a loop keeps up to
+// 32 pipes for what it splices, and pools keep connections to hosts.
+const kept = 2*2*32 + 24
+
 // newField makes it; origin is what stands behind the attacked listeners.
 func newField(t *testing.T, origin string, more ...*listener) *field {
 	t.Helper()
-	f := &field{t: t, slack: 24, echo: load.NewEcho(t), a: newAuthority(t)}
+	f := &field{t: t, slack: kept, echo: load.NewEcho(t), a: newAuthority(t)}
 	f.client = f.a.client()
 	certs := f.a.certs()
 	if origin == "" {
@@ -103,7 +107,8 @@ func (f *field) count(name string, least int) {
 }
 
 // crowd opens n connections, has each of them do its part, and waits for all.
-func crowd(t *testing.T, addr string, n int, part func(i int, c net.Conn) error) {
+// Words of a failure to connect that is none may be given.
+func crowd(t *testing.T, addr string, n int, part func(i int, c net.Conn) error, may ...string) {
 	t.Helper()
 	var wg sync.WaitGroup
 	var failed atomic.Int64
@@ -115,6 +120,8 @@ func crowd(t *testing.T, addr string, n int, part func(i int, c net.Conn) error)
 				c.SetDeadline(time.Now().Add(patience))
 				err = part(i, c)
 				c.Close()
+			} else if len(may) > 0 && strings.Contains(err.Error(), may[0]) {
+				return
 			}
 			if err != nil {
 				failed.Add(1)
@@ -191,7 +198,7 @@ func TestStoppedHandshakes(t *testing.T) {
 				return err
 			}
 			return nil
-		})
+		}, "reset") // more than a chain may have under way at once
 		if _, err := serialAt(f.tls.addr, f.client); err != nil {
 			t.Errorf("a handshake behind the flood: %v", err)
 		}

@@ -1,8 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//lint:file-ignore SA1019 a raw HTTP/2 client connection has no successor in the Go versions that build this
-//lint:file-ignore U1000 parts of the harness wait for the rest of the suite
-
 package endure_test
 
 import (
@@ -238,12 +235,12 @@ func churn(t *testing.T, api string) {
 		}
 	}
 	groups := []load.Group{
-		{Name: "h1", Proto: load.HTTP1, Addr: c.web.addr, Clients: 6, Every: pace},
-		{Name: "h2", Proto: load.HTTP2, Addr: c.web.addr, Clients: 4, Every: pace},
-		{Name: "tcp", Proto: load.TCP, Addr: c.tcp.addr, Clients: 6, Every: pace, Body: 1000},
-		{Name: "mtls h1", Proto: load.HTTP1, Addr: c.mtls.addr, Clients: 4, Every: pace, TLS: client},
-		{Name: "mtls h2", Proto: load.HTTP2, Addr: c.mtls.addr, Clients: 4, Every: pace, TLS: client, Body: 2000},
-		{Name: "tls h1, by files", Proto: load.HTTP1, Addr: c.files.addr, Clients: 4, Every: pace, TLS: plain},
+		{Name: "h1", Proto: load.HTTP1, Addr: c.web.addr, Clients: 6, Every: 4 * pace},
+		{Name: "h2", Proto: load.HTTP2, Addr: c.web.addr, Clients: 4, Every: 4 * pace},
+		{Name: "tcp", Proto: load.TCP, Addr: c.tcp.addr, Clients: 6, Every: 4 * pace, Body: 1000},
+		{Name: "mtls h1", Proto: load.HTTP1, Addr: c.mtls.addr, Clients: 4, Every: 4 * pace, TLS: client},
+		{Name: "mtls h2", Proto: load.HTTP2, Addr: c.mtls.addr, Clients: 4, Every: 4 * pace, TLS: client, Body: 2000},
+		{Name: "tls h1, by files", Proto: load.HTTP1, Addr: c.files.addr, Clients: 4, Every: 4 * pace, TLS: plain},
 	}
 	load.Start(groups...).Stop() // what is made once is made
 	c.run(sized(2*time.Second, time.Second))

@@ -1,8 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//lint:file-ignore SA1019 a raw HTTP/2 client connection has no successor in the Go versions that build this
-//lint:file-ignore U1000 parts of the harness wait for the rest of the suite
-
 package endure_test
 
 import (

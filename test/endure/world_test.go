@@ -1,12 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 
-//lint:file-ignore SA1019 a raw HTTP/2 client connection has no successor in the Go versions that build this
-//lint:file-ignore U1000 parts of the harness wait for the rest of the suite
-
 package endure_test
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -300,12 +296,5 @@ func lasting(d time.Duration, stop <-chan struct{}) {
 	select {
 	case <-t.C:
 	case <-stop:
-	}
-}
-
-// lines reads lines of a process's output until it ends.
-func lines(r io.Reader, f func(string)) {
-	for s := bufio.NewScanner(r); s.Scan(); {
-		f(s.Text())
 	}
 }
