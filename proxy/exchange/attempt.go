@@ -54,7 +54,7 @@ func (x *Stream) attempt() {
 	if x.fwd != nil && !x.shadow {
 		x.address(h)
 	}
-	w.poolOf(cl, h, x.req.Proto).get(x)
+	w.poolOf(cl, h, x.req.Proto, cl.proven(x)).get(x)
 }
 
 // address gives the request what depends on the host and the attempt.

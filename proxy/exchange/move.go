@@ -4,7 +4,6 @@ package exchange
 
 import (
 	"redoubt.dev/proxy/balance"
-	"redoubt.dev/proxy/config"
 	"redoubt.dev/proxy/engine"
 )
 
@@ -371,8 +370,7 @@ func (b *Bundle) wake() {
 
 // revive puts a pool back that was dropped as nobody needed it.
 func (p *pool) revive() {
-	two := p.two && p.cl.Cfg.Upstream == config.UpDownstream
-	if key := (poolKey{p.host, two}); p.w.pools[key] == nil {
+	if key := p.key(); p.w.pools[key] == nil {
 		p.w.pools[key] = p
 	}
 }

@@ -161,7 +161,11 @@ func (a *arrivals) pool() *pool {
 	if two {
 		proto = message.HTTP2
 	}
-	p := a.w.poolOf(cl, h, proto)
+	parted := ""
+	if t := cl.Cfg.TLS; t != nil && (t.AutoSNI || t.AutoSAN) {
+		parted = moved
+	}
+	p := a.w.poolOf(cl, h, proto, parted)
 	if asked && !p.asked {
 		p.two, p.asked = two, true
 	}

@@ -4,6 +4,7 @@ package exchange
 
 import (
 	"net/netip"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -42,27 +43,43 @@ type pool struct {
 	asked    bool // by ALPN: whether it is, is known
 	retired  bool
 	stealing bool // another loop is being asked
+	name     string
 }
 
 // poolKey tells pools apart: two is set where the client's protocol decides
-// and is HTTP/2.
+// and is HTTP/2, name where the host has proven what the request asked for.
 type poolKey struct {
 	host *balance.Host
 	two  bool
+	name string
 }
 
 func (p *pool) key() poolKey {
-	return poolKey{p.host, p.two && p.cl.Cfg.Upstream == config.UpDownstream}
+	return poolKey{p.host, p.two && p.cl.Cfg.Upstream == config.UpDownstream, p.name}
 }
 
-func (w *Worker) poolOf(cl *Cluster, h *balance.Host, proto message.Proto) *pool {
+// proven is the name that the host of a connection for x has to prove, or was
+// asked for: a request for another must not leave by it (auto_sni,
+// auto_san_validation). Empty where it does not depend on the request.
+func (cl *Cluster) proven(x *Stream) string {
+	if t := cl.Cfg.TLS; t == nil || !t.AutoSNI && !t.AutoSAN {
+		return ""
+	}
+	return "=" + strings.ToLower(hostOnly(string(x.req.In(x.req.Authority))))
+}
+
+// moved names a pool whose connections came from another process, where the
+// name is not known: they serve what is under way on them, and nothing new.
+const moved = "moved"
+
+func (w *Worker) poolOf(cl *Cluster, h *balance.Host, proto message.Proto, name string) *pool {
 	if cl.pool != nil {
 		return cl.pool
 	}
-	key := poolKey{h, cl.Cfg.Upstream == config.UpDownstream && proto == message.HTTP2}
+	key := poolKey{h, cl.Cfg.Upstream == config.UpDownstream && proto == message.HTTP2, name}
 	p := w.pools[key]
 	if p == nil {
-		p = &pool{w: w, cl: cl, host: h, two: key.two || cl.Cfg.Upstream == config.UpHTTP2}
+		p = &pool{w: w, cl: cl, host: h, name: name, two: key.two || cl.Cfg.Upstream == config.UpHTTP2}
 		w.pools[key] = p
 	}
 	if cl.only != nil {
@@ -92,6 +109,7 @@ func (p *pool) get(x *Stream) {
 		return
 	}
 	x.pool = p
+	p.revive() // the end of the last that rested may have pruned it
 	if p.tail == nil {
 		p.head = x
 	} else {
@@ -149,12 +167,35 @@ func (p *pool) dialAsNeeded() {
 				return // one that is in use will come free
 			}
 			// All are other hosts' or loops', and none of those will ever come
-			// here: who has none may make one, as in Envoy.
-			p.cl.Set.Exceed(balance.Connections, p.head.high())
+			// here: who has none may make one, as in Envoy. Where names part
+			// connections, and clients choose names, one at rest goes for it.
+			if p.name == "" || !p.w.evict(p) || !p.cl.Set.Admit(balance.Connections, p.head.high()) {
+				p.cl.Set.Exceed(balance.Connections, p.head.high())
+			}
 		}
 		p.dialing++
 		p.dial(p.head)
 	}
+}
+
+// evict ends a connection at rest of the same cluster that p cannot use.
+func (w *Worker) evict(p *pool) bool {
+	for _, o := range w.pools {
+		if o == p || o.cl.Set != p.cl.Set {
+			continue
+		}
+		if len(o.idle) > 0 {
+			o.idle[0].close()
+			return true
+		}
+		for _, u := range o.multi {
+			if u.settled && u.h.Active() == 0 {
+				u.drain()
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // pop takes the first that waits.
@@ -273,11 +314,16 @@ func (p *pool) retire() {
 
 // prune drops a pool that nobody needs.
 func (p *pool) prune() {
-	if p.retired && !p.stealing && p.waiting+p.dialing+len(p.idle)+len(p.multi) == 0 {
+	if p.name != "" && p.open > 0 || p.name == "" && !p.retired {
+		return // clients choose names: what they leave behind must go
+	}
+	if !p.stealing && p.waiting+p.dialing+len(p.idle)+len(p.multi) == 0 {
 		if p.cl.pool == p {
 			p.cl.pool = nil
 		}
-		delete(p.w.pools, p.key())
+		if key := p.key(); p.w.pools[key] == p {
+			delete(p.w.pools, key)
+		}
 	}
 }
 

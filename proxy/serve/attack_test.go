@@ -346,3 +346,24 @@ func TestAttackPipelineUnread(t *testing.T) {
 	}
 	k.Close()
 }
+
+// A connection to a host that has proven one name carries no request for
+// another.
+func TestAttackProvenNameIsNotAnothers(t *testing.T) {
+	whole(t)
+	c := newCA(t)
+	at := tlsOrigin(t, &tls.Config{Certificates: []tls.Certificate{c.issue("origin", "a.bank")}})
+	for _, options := range []string{"http_protocol_options: {}", "http2_protocol_options: {}"} {
+		w := open(t, site{routes: each, clusters: []string{host("one", `typed_extension_protocol_options: {envoy.extensions.upstreams.http.v3.HttpProtocolOptions: {"@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions, explicit_http_config: {`+options+`}, upstream_http_protocol_options: {auto_sni: true, auto_san_validation: true}}}, circuit_breakers: {thresholds: [{max_connections: 2}]}, `+c.client(c.trust(""), ""), at)}})
+		hc := plain(t, false)
+		for i := range 12 {
+			name, want := "a.bank", 200
+			if i%3 != 0 {
+				name, want = fmt.Sprintf("b%d.bank", i), 503
+			}
+			if a := w.ask(hc, "/", "", "host", name); a.StatusCode != want {
+				t.Errorf("%s %s: %v", options, name, a)
+			}
+		}
+	}
+}
