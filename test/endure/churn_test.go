@@ -282,7 +282,7 @@ func churn(t *testing.T, api string) {
 		t.Errorf("something was refused")
 	}
 	c.leave(p)
-	p.settle(before, 30, 48<<20)
+	p.settle(before, kept, 48<<20)
 	if n := p.stats()["server.handler_faults"]; n != 0 {
 		t.Errorf("%d faults", n)
 	}
