@@ -112,13 +112,26 @@ func TestListenersThatGo(t *testing.T) {
 	if _, err := net.Dial("tcp", goes.addr); err != nil {
 		t.Log("already closed:", err) // it may be, or be open until the old process ends
 	}
-	io.WriteString(c, "b")
-	res, err := http.ReadResponse(r, nil)
-	if err != nil || !res.Close {
-		t.Fatalf("the request under way: %v %v", res, err)
-	}
-	if b, err := io.ReadAll(res.Body); string(b) != "ab" || err != nil {
-		t.Errorf("%q %v", b, err)
+	// The request under way is answered, and so are those behind it, until one
+	// answer says that it is the last: the drain begins when the rest has been
+	// handed over, and tells clients that ask.
+	rest := "b"
+	for n := 0; ; n++ {
+		io.WriteString(c, rest)
+		res, err := http.ReadResponse(r, nil)
+		if err != nil {
+			t.Fatalf("request %d: %v", n, err)
+		}
+		if b, err := io.ReadAll(res.Body); string(b) != "ab" || err != nil {
+			t.Errorf("request %d: %q %v", n, b, err)
+		}
+		if res.Close {
+			break
+		}
+		if n == 1000 {
+			t.Fatal("no answer says that it is the last")
+		}
+		rest = "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nab"
 	}
 	if _, err := r.ReadByte(); err != io.EOF {
 		t.Error("after the last response:", err)
