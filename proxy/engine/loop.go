@@ -147,12 +147,11 @@ func (l *Loop) Post(f func()) bool {
 		return false
 	}
 	l.posted = append(l.posted, f)
-	wake := !l.woken
-	l.woken = true
-	l.mu.Unlock()
-	if wake {
-		l.poll.kick()
+	if !l.woken {
+		l.woken = true
+		l.poll.kick() // under the lock: after the loop's end its descriptor is another's
 	}
+	l.mu.Unlock()
 	return true
 }
 
